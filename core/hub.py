@@ -107,22 +107,32 @@ def hub_upload(
     token: str,
     public: bool = False,
     update: bool = False,
+    again: bool = False,
+    on_begun: Callable[[], None] = lambda: None,
     on_progress: Callable[[float], None] = lambda share: None,
     on_retry: Callable[[int], None] = lambda attempt: None,
 ) -> Report:
     """Upload the folder of an export as one commit; returns {"address", "commit", "private"}.
 
     repository: org/name; it is made where there is none, private unless `public`. update: whether
-    one that holds files may be written to.
+    one that holds files may be written to. again: whether an upload of this folder has begun before;
+    where it had come to its end, its result is returned.
     home, token: see hub_environment.
+    on_begun: called before the first change on the hub, once a try.
     on_progress: called about once a second with the share that is done, 0 to 1. on_retry: as of
     hub_download.
 
     What the callbacks raise ends the upload. Raises ProgramProblem of the last try."""
     options = [*(["--public"] if public else []), *(["--update"] if update else [])]
+    has_begun = again
+
+    def begun() -> None:
+        nonlocal has_begun
+        has_begun = True
+        on_begun()
 
     def upload() -> Report:
-        progress = _UploadProgress()
+        progress = _UploadProgress(begun)
         standstill = _Standstill(
             "The upload", lambda: progress.read_bytes, lambda _: on_progress(progress.share)
         )
@@ -132,6 +142,7 @@ def hub_upload(
             str(folder),
             repository,
             *options,
+            *(["--again"] if has_begun else []),
             seconds=None,
             memory_bytes=MEMORY_BYTES,
             work="The upload",
@@ -145,13 +156,17 @@ def hub_upload(
 
 
 class _UploadProgress:
-    """What the program of an upload has reported."""
+    """What the program of an upload has reported. on_begun: see hub_upload."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_begun: Callable[[], None]) -> None:
+        self.on_begun = on_begun
         self.size_bytes = 0
         self.read_bytes = 0
 
     def take(self, report: Report) -> None:
+        if report.get("begun"):
+            self.on_begun()
+
         self.size_bytes = int(report.get("bytes", self.size_bytes))
         self.read_bytes = int(report.get("read", self.read_bytes))
 

@@ -218,8 +218,10 @@ def slug_free(
     fallback: str,
     limit: int = 120,
     reserved: Collection[str] = (),
+    endings: tuple[str, ...] = (),
 ) -> str:
-    """A slug for `name` that none of `rows` has, numbered where it is taken.
+    """A slug for `name` that none of `rows` has, numbered where it is taken or ends in one of
+    `endings`.
 
     It is never a number alone, which would be taken for an id, and none of `reserved`. fallback:
     what a row is called, for names without a letter. limit: characters of the name that are kept.
@@ -232,7 +234,7 @@ def slug_free(
     slug = stem
     number = 1
 
-    while slug in taken:
+    while slug in taken or slug.endswith(endings):
         number += 1
         slug = f"{stem}-{number}"
 

@@ -38,14 +38,19 @@ def ollama_create(
     name: str,
     *,
     replace: bool = False,
+    again: bool = False,
     on_report: OnReport = lambda report: None,
     on_tick: Callable[[], None] = lambda: None,
 ) -> Report:
     """Create the model `name` from `folder`, an export for Ollama; returns {"model"}.
 
-    on_report gets {"bytes"} of the model's file, {"sent"} while it is uploaded, and {"phase"}. What
-    the callbacks raise ends the work. Raises ProgramProblem."""
-    arguments = [str(folder), name, *(["--replace"] if replace else [])]
+    replace: whether a model of that name is overwritten. again: whether its creation has begun
+    before, so that a model of that name may be this one.
+    on_report gets {"bytes"} of the model's file, {"begun": true} before Ollama is given anything,
+    {"sent"} while the file is uploaded, and {"phase"}. What the callbacks raise ends the work.
+    Raises ProgramProblem."""
+    options = [*(["--replace"] if replace else []), *(["--again"] if again else [])]
+    arguments = [str(folder), name, *options]
 
     return program_run(
         "engine.programs.ollama",

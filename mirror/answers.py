@@ -108,7 +108,8 @@ def manifest(repository: Repository, tag: str) -> dict[str, Any]:
         name
         for quantization in wanted
         for name in sorted(files)
-        if name.lower().endswith(f"{quantization}.gguf".lower())
+        # BF16 ends in F16, too.
+        if name.lower().endswith(f"-{quantization}.gguf".lower())
     ]
     if tag.lower() == "latest":
         names += sorted(files)

@@ -100,7 +100,7 @@ def _measures(model: BaseModel) -> tuple[str, list[Measure]]:
 
     try:
         stored = passport_stored(model).get("measures", {})
-    except OSError:
+    except (OSError, ValueError):
         return "", []
 
     for split in ("evaluation", "train"):

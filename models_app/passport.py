@@ -60,7 +60,10 @@ def _write(folder: Path, passport: Json) -> None:
 
 def _read(folder: Path) -> Json:
     path = folder / PASSPORT
-    passport: Json = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    passport = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(passport, dict):
+        raise ValueError(f"{PASSPORT} holds no object.")
+
     return passport
 
 
@@ -81,7 +84,7 @@ def _source(model: BaseModel) -> Json:
 def passport_stored(model: BaseModel) -> Json:
     """The passport of a ready model as it lies on the disk. A model that was made before there were
     passports gets one now, for which all its files are read once. Raises OSError where its files
-    are gone."""
+    are gone, and ValueError where the passport is damaged."""
     passport = _read(model.path)
     if "files" not in passport:
         passport_complete(model, model.path)

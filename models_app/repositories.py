@@ -19,6 +19,7 @@ from engine.models.inspect import hashes_digest
 from models_app.adapters import ADAPTER_CONFIG, adapter_base
 from models_app.models import ADAPTER_WEIGHTS, BaseModel
 from models_app.passport import passport_stored
+from models_app.repository_names import suffix_reserve
 from models_app.services import may_read
 
 NAMESPACE = "deepextension"
@@ -67,10 +68,19 @@ def repositories_provide(suffix: str, provider: Provider) -> None:
     """Have `deepextension/<slug><suffix>` answered by `provider`. For an app to call once, when it
     is ready."""
     _providers[suffix] = provider
+    suffix_reserve(suffix)
 
 
 def repository_find(namespace: str, name: str, revision: str, reader: Any) -> Repository | None:
-    """The repository of that name that `reader` may see, None where there is none."""
+    """The repository of that name that `reader` may see, None where there is none, or its files are
+    gone or damaged."""
+    try:
+        return _repository(namespace, name, revision, reader)
+    except (OSError, ValueError):
+        return None
+
+
+def _repository(namespace: str, name: str, revision: str, reader: Any) -> Repository | None:
     models = BaseModel.objects.visible_to(reader).filter(status=BaseModel.Status.READY)
     models = models.select_related("parent")
 

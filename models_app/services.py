@@ -25,6 +25,7 @@ from jobs.services import job_cancel, job_drop
 from models_app.adapters import adapters_keep
 from models_app.folders import folder_check, folder_resolve
 from models_app.models import CUT_OFF, UPLOADED, BaseModel
+from models_app.repository_names import suffixes_reserved
 from models_app.standing import in_use_text
 from models_app.versions import title_check, version_clean, version_set
 
@@ -243,7 +244,11 @@ def _save_with_slug(model: BaseModel) -> None:
 
     for attempt in range(1, SAVE_TRIES + 1):
         model.slug = slug_free(
-            BaseModel.objects.all(), name, fallback="model", reserved=RESERVED_SLUGS
+            BaseModel.objects.all(),
+            name,
+            fallback="model",
+            reserved=RESERVED_SLUGS,
+            endings=suffixes_reserved(),
         )
         try:
             with transaction.atomic():

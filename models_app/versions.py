@@ -10,6 +10,8 @@ from django.db.models import QuerySet
 from core.errors import UserError
 from models_app.models import VERSION_LIMIT, BaseModel
 
+# Of numbers that are counted on. Longer ones are dates or worse, and would run out of digits.
+NUMBER_DIGITS = 9
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 
 
@@ -46,7 +48,9 @@ def version_set(model: BaseModel) -> None:
         return
 
     taken = _of_name(model, model.name).values_list("version", flat=True)
-    numbers = [int(version) for version in taken if version.isdecimal()]
+    numbers = [
+        int(version) for version in taken if version.isdecimal() and len(version) <= NUMBER_DIGITS
+    ]
     model.version = str(max(numbers, default=0) + 1)
 
 

@@ -31,7 +31,8 @@ class Hub:
     `made`: the folder for repositories that are made here, which TOKEN alone may write to. `private`:
     those of them that are. `read_only`: the token may write nowhere. `posts`: what a POST gets in
     place of an answer: "nonsense", "silence", or an address that it is sent on to. `objects`: an
-    address for large files that is not the hub's own."""
+    address for large files that is not the hub's own. `cut_commits`: how many commits come to be
+    without an answer: the connection ends."""
 
     url: str = ""
     repositories: dict[str, Path] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Hub:
     read_only: bool = False
     posts: str = ""
     objects: str = ""
+    cut_commits: int = 0
     large: dict[str, bytes] = field(default_factory=dict)
     commits: list[list[dict[str, object]]] = field(default_factory=list)
 
@@ -190,7 +192,13 @@ class _Handler(BaseHTTPRequestHandler):
                 (folder / value["path"]).write_bytes(self.hub.large[value["oid"]])
             elif line["key"] == "deletedFile":
                 (folder / value["path"]).unlink()
-        self.json({"commitUrl": f"{self.hub.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
+        if self.hub.cut_commits:
+            self.hub.cut_commits -= 1
+            self.close_connection = True
+            return None
+        return self.json(
+            {"commitUrl": f"{self.hub.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT}
+        )
 
     def refuse(self, status: int, code: str) -> None:
         self.json({"error": "no"}, status, {"X-Error-Code": code} if code else {})
@@ -248,9 +256,10 @@ def etag(path: Path) -> str:
 
 def info(name: str, folder: Path) -> dict[str, object]:
     siblings = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         size = path.stat().st_size
-        sibling: dict[str, object] = {"rfilename": path.name, "size": size, "blobId": etag(path)}
+        place = path.relative_to(folder).as_posix()
+        sibling: dict[str, object] = {"rfilename": place, "size": size, "blobId": etag(path)}
         if path.suffix == ".safetensors":
             sibling["lfs"] = {"sha256": etag(path), "size": size, "pointerSize": 134}
         siblings.append(sibling)

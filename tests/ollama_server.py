@@ -17,7 +17,7 @@ class FakeOllama:
     path) of every request.
 
     `wrong`: what goes wrong: "nonsense", "silence", "redirect", "refused", "bad blob", "error
-    midway", "cut" or "drip". `elsewhere`: the address of a redirect."""
+    midway", "no models", "cut" or "drip". `elsewhere`: the address of a redirect."""
 
     url: str = ""
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -68,7 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.blob(self.path.rpartition("/")[2])
             return
         asked = json.loads(self.body())
-        if self.path == "/api/show":
+        if self.path == "/api/show" and self.ollama.wrong == "no models":
+            self.json({"error": "disk I/O error"}, 500)
+        elif self.path == "/api/show":
             self.json(
                 {} if asked["model"] in self.ollama.models else {"error": "not found"},
                 200 if asked["model"] in self.ollama.models else 404,

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from gguf import GGUFReader
+from huggingface_hub.repocard import metadata_load, metadata_save
 from safetensors import safe_open
 
 from engine.exporting.converter import convert
@@ -32,6 +34,7 @@ from engine.models.llama_cpp import ADAPTER_PROGRAM, MODEL_PROGRAM
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+CARD = "README.md"
 
 # The converter's names of the types that safetensors names so. Nothing is rounded before the
 # chosen type is known.
@@ -69,18 +72,11 @@ def gguf_write(request: ExportRequest, folder: Path, on_progress: OnProgress) ->
     converted = folder / "converted.gguf"
     stored = _stored_type(request.model)
 
-    convert(
-        MODEL_PROGRAM,
-        [
-            *_named(request.model),
-            "--outfile",
-            str(converted),
-            "--outtype",
-            stored,
-            *(["--model-name", request.name] if request.name else []),
-        ],
-        lambda share: on_progress(CONVERTED * share),
-    )
+    with _without_base_name(request.model) as model:
+        arguments = [*_named(model), "--outfile", str(converted), "--outtype", stored]
+        # In one word, since a name may begin with a dash.
+        arguments += [f"--model-name={request.name}"] if request.name else []
+        convert(MODEL_PROGRAM, arguments, lambda share: on_progress(CONVERTED * share))
 
     # It reads for a second: once is enough.
     reader = GGUFReader(converted)
@@ -143,6 +139,36 @@ def _quantization(request: ExportRequest) -> Quantization:
 def _named(path: Path) -> list[str]:
     """As an argument of a program that runs in another folder."""
     return [str(path.resolve())]
+
+
+@contextmanager
+def _without_base_name(folder: Path) -> Iterator[Path]:
+    """The same files, with a card that names no base model: the converter writes what the card says
+    into the file, and whoever gets the file may not know the base model."""
+    folder = folder.resolve()
+    with tempfile.TemporaryDirectory() as name:
+        # The folder's own name becomes a part of the metadata, too.
+        copy = Path(name) / folder.name
+        copy.mkdir()
+        for path in folder.iterdir():
+            if path.name != CARD:
+                (copy / path.name).symlink_to(path)
+
+        if facts := _card_facts(folder / CARD):
+            metadata_save(copy / CARD, facts)
+
+        yield copy
+
+
+def _card_facts(card: Path) -> dict[str, Any]:
+    """What a model card's front matter says, but for the base model; nothing of one that cannot be
+    read, by which the converter would fail."""
+    try:
+        facts = metadata_load(card) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+
+    return {key: value for key, value in facts.items() if not str(key).startswith("base_model")}
 
 
 def _model_check(model: Path) -> None:
@@ -237,7 +263,7 @@ def gguf_adapter_write(request: ExportRequest, folder: Path, on_progress: OnProg
     _model_check(base)
 
     out = folder / f"{file_stem(request.name)}-adapter.gguf"
-    with _plain_adapter(adapter, config) as plain:
+    with _without_base_name(adapter) as nameless, _plain_adapter(nameless, config) as plain:
         arguments = [*_named(plain), "--outfile", str(out), "--outtype", "f32"]
         convert(ADAPTER_PROGRAM, [*arguments, "--base", *_named(base)], on_progress)
 

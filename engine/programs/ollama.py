@@ -1,10 +1,12 @@
-"""python -m engine.programs.ollama FOLDER NAME [--replace]
+"""python -m engine.programs.ollama FOLDER NAME [--replace] [--again]
 
 Creates the model NAME in a running Ollama from an export FOLDER (engine.exporting.ollama). The
-address of Ollama is in DEEPEXTENSION_OLLAMA_URL. A program of its own, so that a server that is
-away, slow or no Ollama holds up and confuses no worker. Reports {"bytes": …} of the model's file,
-{"sent": …} while it is uploaded, {"phase": …} as Ollama works, and last {"done": {"model"}} or an
-error."""
+address of Ollama is in DEEPEXTENSION_OLLAMA_URL. A model of that name is left alone unless
+--replace, or --again: this one's creation has begun before, so that the model may be this one. A
+program of its own, so that a server that is away, slow or no Ollama holds up and confuses no
+worker. Reports {"bytes": …} of the model's file, {"begun": true} before it changes anything,
+{"sent": …} while the file is uploaded, {"phase": …} as Ollama works, and last {"done": {"model"}}
+or an error."""
 
 from __future__ import annotations
 
@@ -75,7 +77,11 @@ class Ollama:
             raise _no_ollama()
 
     def has(self, name: str) -> bool:
-        return self.ask("POST", "/api/show", json={"model": name}).status_code == 200
+        status = self.ask("POST", "/api/show", json={"model": name}).status_code
+        if status not in (200, 404):
+            raise _no_ollama()
+
+        return status == 200
 
     def upload(self, file: Path, digest: str) -> None:
         path = f"/api/blobs/{digest}"
@@ -104,17 +110,18 @@ class Ollama:
             raise Refused("Ollama stopped before the model was there. Try again.", passing=True)
 
 
-def create(folder: Path, name: str, *, replace: bool) -> dict[str, Any]:
+def create(folder: Path, name: str, *, replace: bool, again: bool = False) -> dict[str, Any]:
     """Raises Refused, or what requests raises."""
     modelfile = _modelfile(folder)
     file = folder / modelfile.model
     ollama = Ollama(_url())
     ollama.check()
 
-    if not replace and ollama.has(name):
+    if not replace and not again and ollama.has(name):
         raise Refused(f"Ollama has a model {name} already. Choose another name, or replace it.")
 
     report(bytes=file.stat().st_size)
+    report(begun=True)
     digest = f"sha256:{file_sha256(file)}"
     ollama.upload(file, digest)
     ollama.create(
@@ -241,9 +248,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="an export for Ollama")
     parser.add_argument("name", help="what Ollama is to call the model")
     parser.add_argument("--replace", action="store_true", help="a model of that name")
+    parser.add_argument("--again", action="store_true", help="it has begun before")
     options = parser.parse_args(arguments)
 
-    return run(lambda: create(options.folder, options.name, replace=options.replace), explain)
+    return run(
+        lambda: create(options.folder, options.name, replace=options.replace, again=options.again),
+        explain,
+    )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,9 @@ CONVERSATION = [
 # (turns, whether the beginning of an answer is added).
 CONVERSATIONS = ((CONVERSATION, True), (CONVERSATION[:2], False))
 NO_TEMPLATE = "The model has no chat template."
+# Whose answers are compared with: the model's as it was trained, or those of the model from which
+# an export was made, where nobody knows the former.
+TRAINED, OWN = "the trained model's", "this model's"
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def template_check(trained: Any, folder: Path) -> Check:
             name, False, "The chat template writes a conversation otherwise than in training."
         )
 
-    return Check(name, True, "A conversation becomes the same tokens as in training.")
+    return Check(name, True, "A conversation becomes the same tokens as before.")
 
 
 def _tokenizer_read(folder: Path) -> Any:
@@ -169,18 +172,24 @@ def ends_check(wanted: set[int], folder: Path, tokenizer: Any) -> Check:
         )
 
     tokens = ", ".join(tokenizer.convert_ids_to_tokens(sorted(wanted))) or "none"
-    return Check(name, True, f"Answers end with {tokens}, as in training.")
+    return Check(name, True, f"Answers end with {tokens}, as before.")
 
 
 def answers_check(
-    trained: Evidence, rounded: Evidence, stored: Evidence, kind: str, *, by_chance: int = 0
+    trained: Evidence,
+    rounded: Evidence,
+    stored: Evidence,
+    kind: str,
+    *,
+    whose: str = TRAINED,
+    by_chance: int = 0,
 ) -> Check:
-    """Greedy answers. `kind`: of the questions, for the sentence. by_chance: how many more may
-    differ than by rounding, where the sums are made in another order."""
+    """Greedy answers. kind: of the questions, whose: `trained` is, for the sentence. by_chance: how
+    many more may differ than by rounding, where the sums are made in another order."""
     count = len(trained.answers)
     equal = _equal_answers(trained, stored)
     equal_when_rounded = _equal_answers(trained, rounded)
-    detail = f"{equal} of {count} greedy answers to {kind} are the trained model's, token for token"
+    detail = f"{equal} of {count} greedy answers to {kind} are {whose}, token for token"
 
     if equal_when_rounded < count:
         detail += f"; rounding alone leaves {equal_when_rounded}"
@@ -203,16 +212,22 @@ def _equal_first_tokens(left: Evidence, right: Evidence) -> int:
 
 
 def first_tokens_check(
-    trained: Evidence, rounded_firsts: list[int], stored: Evidence, kind: str, *, by_chance: int
+    trained: Evidence,
+    rounded_firsts: list[int],
+    stored: Evidence,
+    kind: str,
+    *,
+    whose: str,
+    by_chance: int,
 ) -> Check:
     """With which token greedy answers begin, where weights of few bits let no answer stay as it
-    was. rounded_firsts: after rounding alone. kind, by_chance: as of answers_check."""
+    was. rounded_firsts: after rounding alone. kind, whose, by_chance: as of answers_check."""
     wanted = [answer[0] if answer else -1 for answer in trained.answers]
     firsts = [answer[0] if answer else -1 for answer in stored.answers]
     equal = sum(map(operator.eq, firsts, wanted))
     equal_when_rounded = sum(map(operator.eq, rounded_firsts, wanted))
     detail = (
-        f"{equal} of {len(wanted)} greedy answers to {kind} begin with the trained model's token; "
+        f"{equal} of {len(wanted)} greedy answers to {kind} begin with {whose} token; "
         f"rounding alone leaves {equal_when_rounded}. {_equal_answers(trained, stored)} are equal, "
         "token for token."
     )
@@ -222,15 +237,20 @@ def first_tokens_check(
 
 
 def endings_check(
-    trained: Evidence, rounded: Evidence, stored: Evidence, *, by_chance: int = 0
+    trained: Evidence,
+    rounded: Evidence,
+    stored: Evidence,
+    *,
+    whose: str = TRAINED,
+    by_chance: int = 0,
 ) -> Check:
-    """Whether answers reach their end token as often as the trained model's. by_chance: as of
-    answers_check."""
+    """Whether answers reach their end token as often as the trained model's. whose, by_chance: as
+    of answers_check."""
     wanted = min(sum(trained.ended), sum(rounded.ended)) - by_chance
     ended = sum(stored.ended)
     detail = (
-        f"{ended} of {len(stored.ended)} answers reach their end; {sum(trained.ended)} in the "
-        "trained model."
+        f"{ended} of {len(stored.ended)} answers reach their end, and {sum(trained.ended)} of "
+        f"{whose}."
     )
 
     return Check("Answers end", ended >= wanted, detail)

@@ -3,7 +3,7 @@ models differ by their weights alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,20 @@ def evidence_collect(
 def log_probs_collect(model: Any, questions: list[Question]) -> list[list[float]]:
     """Of each token of the reference answers; questions without one are left out."""
     return [predict(model, question).log_probs for question in questions if question.reference]
+
+
+def references_fill(model: Any, questions: list[Question], trained: Evidence) -> list[Question]:
+    """The questions, each with a reference answer: the model's own where the row has none, so that
+    probabilities are compared in any case. trained: what the model answered, whose log_probs are
+    computed anew."""
+    filled = [
+        question if question.reference else replace(question, reference=answer)
+        for question, answer in zip(questions, trained.answers, strict=True)
+    ]
+    if filled != questions:
+        trained.log_probs = log_probs_collect(model, filled)
+
+    return filled
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,19 @@
         --base DIR --adapter DIR
 
 Loads what was written with the library that its users would use, and compares with what FILE says
-that the trained model answers. Where FILE is not there, the model in MODEL was not trained here: it
-is asked itself, and FILE is written for the next proof. Prints JSON lines: {"progress": 0..1} as it
-goes, and last {"done": {"passed", "checks": [{"name", "passed", "detail"}]}} or {"error": "what is
-wrong, in words for people"}. Exit code 4: the proof failed."""
+that the trained model answers. Where FILE is not there, the base model with the adapter is asked,
+or MODEL itself where these are not given, and FILE is written for the next proof. With
+--system-file, that file has the system prompt that the export is to have, in place of the one in
+FILE. Prints JSON lines: {"progress": 0..1} as it goes, and last {"done": {"passed", "checks":
+[{"name", "passed", "detail"}]}} or {"error": "what is wrong, in words for people"}. Exit code 4:
+the proof failed."""
 
 from __future__ import annotations
 
 import argparse
 import pkgutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from engine.loading.architecture import Refused
@@ -45,13 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, metavar="MODEL")
     parser.add_argument("--adapter", type=Path, metavar="DIR")
     parser.add_argument("--base", type=Path, metavar="DIR")
+    parser.add_argument("--system-file", type=Path, metavar="FILE", help="the system prompt")
     options = parser.parse_args(arguments)
 
     def on_progress(share: float) -> None:
         say(progress=round(share, 4))
 
     try:
-        reference = _reference(options.reference, options.model)
+        reference = _reference(options)
         request = ProofRequest(options.out, options.model, reference, options.adapter, options.base)
         checks = exported_prove(options.format, request, on_progress)
     except (Refused, ModelProblem) as error:
@@ -64,11 +68,24 @@ def main(arguments: list[str] | None = None) -> int:
     return checks_say(checks)
 
 
-def _reference(file: Path, model: Path) -> Reference:
-    if file.exists():
-        return reference_read(file)
+def _reference(options: argparse.Namespace) -> Reference:
+    reference = _reference_found(options)
+    if options.system_file is None:
+        return reference
 
-    reference = reference_make(model)
+    return replace(reference, system_prompt=options.system_file.read_text(encoding="utf-8"))
+
+
+def _reference_found(options: argparse.Namespace) -> Reference:
+    """Of the file; made anew where there is none, or one of the rounded model and now its parts are
+    given."""
+    file, parts = options.reference, (options.base, options.adapter)
+    if file.exists():
+        reference = reference_read(file)
+        if not reference.is_own or None in parts:
+            return reference
+
+    reference = reference_make(options.model, *parts)
     file.parent.mkdir(parents=True, exist_ok=True)
     reference_write(reference, file)
     return reference

@@ -47,7 +47,7 @@ def safetensors_prove(request: ProofRequest, on_progress: OnProgress) -> list[Ch
     rounded = _evidence(request.model, reference)
     on_progress(1.0)
 
-    return checks + _answers_checks(reference, rounded, stored)
+    return checks + answers_checks(reference, rounded, stored)
 
 
 def adapter_prove(request: ProofRequest, on_progress: OnProgress) -> list[Check]:
@@ -64,7 +64,7 @@ def adapter_prove(request: ProofRequest, on_progress: OnProgress) -> list[Check]
     stored = _collect(model, reference)
     on_progress(1.0)
 
-    return checks + _answers_checks(reference, reference.trained, stored)
+    return checks + answers_checks(reference, reference.trained, stored)
 
 
 def _files_checks(request: ProofRequest) -> list[Check]:
@@ -80,14 +80,15 @@ def _files_checks(request: ProofRequest) -> list[Check]:
     return [*checks, ends_check(request.reference.stops, request.out, tokenizer)]
 
 
-def _answers_checks(reference: Reference, rounded: Evidence, stored: Evidence) -> list[Check]:
+def answers_checks(reference: Reference, rounded: Evidence, stored: Evidence) -> list[Check]:
+    """What `stored` answers, beside the reference and what rounding alone makes of that."""
     trained = reference.trained
     if reference.scores:
         return [scores_check(trained, rounded, stored)]
 
     checks = [
-        answers_check(trained, rounded, stored, reference.kind),
-        endings_check(trained, rounded, stored),
+        answers_check(trained, rounded, stored, reference.kind, whose=reference.whose),
+        endings_check(trained, rounded, stored, whose=reference.whose),
     ]
     if trained.log_probs:
         checks.append(probabilities_check(trained, rounded, stored))
@@ -131,4 +132,5 @@ def _base_check(out: Path) -> Check:
     if not base or Path(base).is_absolute():
         return Check(name, False, "Other programs would not find the base model.")
 
-    return Check(name, True, f"{base}.")
+    # Not by its name: whoever reads this may not know the base model.
+    return Check(name, True, "Other programs find it.")

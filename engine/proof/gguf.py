@@ -3,7 +3,6 @@ from."""
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from engine.proof.checks import (
     probe_text,
 )
 from engine.proof.evidence import Evidence, evidence_collect, predict, trained_load
-from engine.proof.llama_cpp import LlamaAnswers, LlamaQuestions, llama_ask
+from engine.proof.llama_cpp import FileRefused, LlamaAnswers, LlamaQuestions, llama_ask
 from engine.proof.questions import Question
 from engine.proof.reference import Reference
 from engine.proof.request import OnProgress, ProofRequest
@@ -42,7 +41,7 @@ from engine.proof.rounding import model_round
 ANSWER_TOKENS = 32
 REFERENCE_TOKENS = 24
 # One answer of this many may change by the order of llama.cpp's sums, beyond those that rounding
-# changes.
+# changes; of fewer, none.
 CHANCE = 8
 # Mean difference of log-probabilities that another implementation of the same sums makes, such as
 # the choice of experts.
@@ -80,7 +79,7 @@ def _prove(
 
     try:
         found = llama_ask(_llama_questions(reference, tokenizer, file, adapter))
-    except Refused as error:
+    except FileRefused as error:
         return [Check("Loads in llama.cpp", False, f"llama.cpp refuses it: {error}")]
 
     on_progress(0.6)
@@ -181,7 +180,7 @@ def _template_check(found: LlamaAnswers, tokenizer: Any) -> Check:
                 f"“{_end(tokenizer.decode(stored))}”.",
             )
 
-    return Check(name, True, "A conversation becomes the same tokens as in training.")
+    return Check(name, True, "A conversation becomes the same tokens as before.")
 
 
 def _end(text: str) -> str:
@@ -196,7 +195,7 @@ def _ends_check(found: LlamaAnswers, reference: Reference, tokenizer: Any) -> Ch
         return Check(name, False, f"llama.cpp does not end an answer at {tokens}: it would run on.")
 
     tokens = ", ".join(tokenizer.convert_ids_to_tokens(sorted(reference.stops))) or "none"
-    return Check(name, True, f"Answers end with {tokens}, as in training.")
+    return Check(name, True, f"Answers end with {tokens}, as before.")
 
 
 def _is_plain(reader: GGUFReader) -> bool:
@@ -225,15 +224,17 @@ def _answers_checks(
     stored = Evidence(found.answers, found.ended)
     predictions = [predict(model, question) for question in reference.questions]
     rounded = _rounded_evidence(stored, reference, model, is_plain)
-    by_chance = math.ceil(len(trained.answers) / CHANCE)
+    kind, whose = reference.kind, reference.whose
+    by_chance = len(trained.answers) // CHANCE
 
     if is_plain:
-        checks = [answers_check(trained, rounded, stored, reference.kind, by_chance=by_chance)]
+        same = answers_check(trained, rounded, stored, kind, whose=whose, by_chance=by_chance)
     else:
         firsts = [prediction.first for prediction in predictions]
-        checks = [first_tokens_check(trained, firsts, stored, reference.kind, by_chance=by_chance)]
+        same = first_tokens_check(trained, firsts, stored, kind, whose=whose, by_chance=by_chance)
 
-    checks.append(endings_check(trained, rounded, stored, by_chance=by_chance))
+    ends = endings_check(trained, rounded, stored, whose=whose, by_chance=by_chance)
+    checks = [same, ends]
     if trained.log_probs:
         known = found.log_probs
         rounded_log_probs = [each.log_probs for each in predictions if each.log_probs]

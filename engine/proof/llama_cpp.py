@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -27,6 +28,16 @@ from engine.run.hardware import thread_count
 # More than any difference between two logits: the sampler takes the token that has it.
 FORCED = 1e4
 REASON_LINES = 3
+# What llama.cpp and Python say where memory is short. That tells nothing of the file.
+OUT_OF_MEMORY = re.compile(
+    r"bad_alloc|MemoryError|insufficient memory|(?:failed|unable) to allocate|Cannot allocate memory"
+)
+# It stops itself by a signal where a file contradicts itself.
+ASSERTION = "GGML_ASSERT"
+
+
+class FileRefused(Refused):
+    """llama.cpp does not load the file, by the fault of the file."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,8 @@ class LlamaAnswers:
 
 
 def llama_ask(questions: LlamaQuestions) -> LlamaAnswers:
-    """Raises Refused where llama.cpp does not load the file, with what it says."""
+    """Raises FileRefused where llama.cpp does not load the file, with what it says, and Refused
+    where it was ended before it could tell."""
     process = subprocess.run(
         [sys.executable, "-m", "engine.proof.llama_cpp"],
         input=json.dumps(asdict(questions)),
@@ -85,11 +97,23 @@ def llama_ask(questions: LlamaQuestions) -> LlamaAnswers:
     lines = process.stdout.splitlines()
 
     if process.returncode or not lines:
-        said = [line.strip() for line in process.stderr.splitlines() if line.strip()]
-        reason = " ".join(said[-REASON_LINES:])[:400] or f"exit code {process.returncode}"
-        raise Refused(reason)
+        raise _failure(process.returncode, process.stderr)
 
     return LlamaAnswers(**json.loads(lines[-1]))
+
+
+def _failure(code: int, errors: str) -> Refused:
+    """code: that the process ended with. errors: what it wrote."""
+    if OUT_OF_MEMORY.search(errors):
+        return Refused("llama.cpp ran out of memory. Try again when it is calm.")
+    if code < 0 and ASSERTION not in errors:
+        return Refused(
+            f"llama.cpp was ended by signal {-code} ({signal.strsignal(-code)}), perhaps for lack of "
+            "memory. Try again when it is calm."
+        )
+
+    said = [line.strip() for line in errors.splitlines() if line.strip()]
+    return FileRefused(" ".join(said[-REASON_LINES:])[:400] or f"exit code {code}")
 
 
 class Llama:

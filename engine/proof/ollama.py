@@ -99,13 +99,13 @@ def _system_check(modelfile: Modelfile, system: str) -> Check:
     name = "System prompt in Ollama"
     if not system.strip():
         passed = not modelfile.system
-        return Check(name, passed, "None, as in training." if passed else "The train had none.")
+        return Check(name, passed, "None." if passed else "It has one, and should have none.")
 
     if not is_writable(system):
         return Check(name, True, "It stands in the template.")
 
     passed = modelfile.system == system
-    return Check(name, passed, "The train's." if passed else "It is not the train's.")
+    return Check(name, passed, "As it should be." if passed else "It is another one.")
 
 
 def _stops_check(modelfile: Modelfile, stops: set[int], tokenizer: Any) -> Check:

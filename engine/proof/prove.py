@@ -15,12 +15,8 @@ from engine.loading.end_tokens import ends_of
 from engine.merging.folder import MergeRequest
 from engine.proof.checks import (
     Check,
-    answers_check,
-    endings_check,
     ends_check,
     loading_check,
-    probabilities_check,
-    scores_check,
     template_check,
     tokens_check,
 )
@@ -29,9 +25,11 @@ from engine.proof.evidence import (
     evidence_collect,
     is_scorer,
     merge_and_round,
+    references_fill,
     trained_load,
 )
-from engine.proof.questions import Question, questions_find
+from engine.proof.folders import answers_checks
+from engine.proof.questions import questions_find
 from engine.proof.reference import Reference, reference_write
 
 
@@ -73,32 +71,30 @@ def prove(
         return checks
 
     # One model in memory at a time.
-    stored = _stored_evidence(folder, questions, stops, scores)
-    on_progress(0.5)
-
-    request = MergeRequest(run, step)
-    adapter = request.weights if request.is_adapter else None
-    model = trained_load(base, adapter, request.weights, scores=scores)
+    model = _trained_load(MergeRequest(run, step), base, scores)
     trained = evidence_collect(model, questions, stops, scores=scores)
-    on_progress(0.75)
+    if not scores:
+        questions = references_fill(model, questions, trained)
 
+    known = Reference(questions, kind, stops, trained, spec.system_prompt)
     if reference is not None:
-        known = Reference(questions, kind, stops, trained, spec.system_prompt)
         reference_write(known, reference)
 
+    on_progress(0.55)
     model = merge_and_round(model, _stored_dtype(folder))
     rounded = evidence_collect(model, questions, stops, scores=scores)
+    on_progress(0.8)
+
+    del model
+    stored = _stored_evidence(folder, known)
     on_progress(1.0)
 
-    if scores:
-        return [*checks, scores_check(trained, rounded, stored)]
+    return [*checks, *answers_checks(known, rounded, stored)]
 
-    checks.append(answers_check(trained, rounded, stored, kind))
-    checks.append(endings_check(trained, rounded, stored))
-    if trained.log_probs:
-        checks.append(probabilities_check(trained, rounded, stored))
 
-    return checks
+def _trained_load(request: MergeRequest, base: Path, scores: bool) -> Any:
+    adapter = request.weights if request.is_adapter else None
+    return trained_load(base, adapter, request.weights, scores=scores)
 
 
 def _tokenizer_load(run: Path, base: Path) -> Any:
@@ -116,15 +112,11 @@ def _stops(run: Path, base: Path, renderer: Renderer) -> set[int]:
     return set(renderer.stop_ids(sorted(ends_of(base))))
 
 
-def _stored_evidence(
-    folder: Path, questions: list[Question], stops: set[int], scores: bool
-) -> Evidence:
-    """What the model in `folder` answers; of `stops` those alone that its own files name."""
-    model = trained_load(folder, None, folder, scores=scores)
-    if not scores:
-        stops = stops & ends_of(folder)
-
-    return evidence_collect(model, questions, stops, scores=scores)
+def _stored_evidence(folder: Path, known: Reference) -> Evidence:
+    """What the model in `folder` answers; of the stops those alone that its own files name."""
+    model = trained_load(folder, None, folder, scores=known.scores)
+    stops = set() if known.scores else known.stops & ends_of(folder)
+    return evidence_collect(model, known.questions, stops, scores=known.scores)
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:

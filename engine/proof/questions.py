@@ -1,8 +1,9 @@
-"""What a model is asked for its proof: the rows that its train held out, as tokens."""
+"""What a model is asked for its proof: the rows that its train held out, as tokens, and others
+where those are few."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,7 +25,17 @@ PROMPT_TOKENS = 512
 REFERENCE_TOKENS = 256
 
 HELD_OUT, FROM_DATASET, BUILT_IN = "held-out prompts", "rows of the dataset", "questions of ours"
-PLAIN_QUESTIONS = ("What colour is the sky?", "Name three fruits.", "Count from one to five.")
+# As many as QUESTIONS: of fewer, one answer that changes by the order of sums would decide.
+PLAIN_QUESTIONS = (
+    "What colour is the sky?",
+    "Name three fruits.",
+    "Count from one to five.",
+    "How are you today?",
+    "What is the capital of France?",
+    "Write a short poem about rain.",
+    "What is 7 plus 5?",
+    "Tell me about your favourite animal.",
+)
 
 
 @dataclass(frozen=True)
@@ -36,20 +47,51 @@ class Question:
 
 
 def questions_find(run: Path, spec: Spec, renderer: Renderer) -> tuple[list[Question], str]:
-    """(questions, what kind of rows they are). Held-out rows are those that the train itself wrote
-    sample answers to."""
-    for kind, rows in ((HELD_OUT, _held_out(run, spec)), (FROM_DATASET, _first_rows(spec))):
-        questions = list(islice(_questions(rows, renderer), QUESTIONS))
-        if questions:
-            return questions, kind
+    """(QUESTIONS questions, what kinds of rows they are). First come the held-out rows, those that
+    the train itself wrote sample answers to."""
+    found: list[Question] = []
+    kinds: list[str] = []
 
-    return built_in_questions(renderer), BUILT_IN
+    sources = (
+        (HELD_OUT, _held_out(run, spec)),
+        (FROM_DATASET, _first_rows(spec)),
+        (BUILT_IN, _plain_rows()),
+    )
+    for kind, rows in sources:
+        if new := _new_questions(found, _questions(rows, renderer)):
+            found += new
+            kinds.append(kind)
+
+    return found, " and ".join(part for part in (", ".join(kinds[:-1]), *kinds[-1:]) if part)
+
+
+def _new_questions(known: list[Question], more: Iterable[Question]) -> list[Question]:
+    """Those of `more` that `known` lacks, up to QUESTIONS together. A held-out row is also a row of
+    the dataset."""
+    prompts = [question.prompt for question in known]
+    new: list[Question] = []
+    if len(prompts) >= QUESTIONS:
+        return new
+
+    for question in more:
+        if question.prompt not in prompts:
+            prompts.append(question.prompt)
+            new.append(question)
+
+        if len(prompts) == QUESTIONS:
+            break
+
+    return new
 
 
 def built_in_questions(renderer: Renderer) -> list[Question]:
     """Questions without a reference answer, for a model whose rows are not known."""
-    rows = [Example(messages=[{"role": "user", "content": text}]) for text in PLAIN_QUESTIONS]
-    return list(_questions(iter(rows), renderer))
+    return list(_questions(_plain_rows(), renderer))
+
+
+def _plain_rows() -> Iterator[Example]:
+    for text in PLAIN_QUESTIONS:
+        yield Example(messages=[{"role": "user", "content": text}])
 
 
 def _rows(spec: Spec) -> Iterator[Example]:

@@ -86,6 +86,53 @@ def test_a_repository_with_files_is_left_alone_unless_it_is_to_be_updated(
     assert "picture.png" in found
 
 
+@pytest.mark.parametrize(
+    "name", ["tiny-Q8_0.gguf", "adapter_model.safetensors", "model.safetensors"]
+)
+def test_an_update_deletes_older_weights_of_the_same_kind_alone(hub, upload, folder, made, name):
+    upload()
+    there = made / "org" / "tiny"
+    others = ("adapter_model.safetensors", "tiny-F16.gguf", "vision/model.safetensors")
+    old = ("model-00001-of-00002.safetensors", "model.safetensors.index.json")
+    (there / "vision").mkdir()
+    for other in (*others, *old):
+        (there / other).write_bytes(b"old")
+    (folder / "model.safetensors").rename(folder / name)
+    upload(update=True)
+    kept = {*others, *(() if name == "model.safetensors" else (*old, "model.safetensors"))}
+    assert all((there / other).is_file() for other in kept)
+    is_gone = not any((there / other).is_file() for other in old)
+    assert is_gone == (name == "model.safetensors")
+
+
+def test_an_upload_whose_answer_was_lost_is_found_and_not_made_twice(hub, upload, monkeypatch):
+    monkeypatch.setattr("core.hub.RETRY_SECONDS", 0.1)
+    begun: list[bool] = []
+    hub.cut_commits = 1
+    done = upload(on_begun=lambda: begun.append(True))
+    assert done == {"address": f"{hub.url}/org/tiny", "commit": COMMIT, "private": True}
+    assert (len(hub.commits), begun) == (1, [True])
+    assert upload(again=True) == done
+    assert len(hub.commits) == 1
+
+
+@pytest.mark.parametrize("change", ["changed", "missing", "another"])
+def test_a_repository_of_another_is_not_taken_for_an_upload_that_had_begun(upload, made, change):
+    upload()
+    there = made / "org" / "tiny"
+    match change:
+        case "changed":
+            (there / "config.json").write_text("[]")
+        case "missing":
+            (there / "config.json").unlink()
+        case "another":
+            (there / "other.bin").write_bytes(b"theirs")
+    with pytest.raises(ProgramProblem, match="holds files already"):
+        upload(again=True)
+    upload(again=True, update=True)
+    assert (there / "config.json").read_text() == "{}"
+
+
 def test_what_is_to_be_private_does_not_land_in_a_public_repository(hub, upload):
     upload(public=True)
     with pytest.raises(ProgramProblem, match="is public"):

@@ -57,6 +57,7 @@ def test_it_creates_the_model_and_says_how_far_it_is(ollama: FakeOllama, folder)
     }
     size = (folder / WRITTEN.model).stat().st_size
     assert {"bytes": size} in reports
+    assert {"begun": True} in reports
     assert {"sent": size} in reports
     assert {"phase": "writing manifest"} in reports
 
@@ -72,8 +73,15 @@ def test_what_ollama_has_is_not_sent_again_and_not_overwritten_unasked(ollama, f
     )
 
 
+def test_what_had_begun_before_is_made_once_more(ollama, folder):
+    ollama_create(folder, "tiny")
+    assert ollama_create(folder, "tiny", again=True) == {"model": "tiny"}
+    assert ollama.asked.count(("POST", "/api/create")) == 2
+
+
 WRONG = {
     "nonsense": "is no Ollama",
+    "no models": "is no Ollama",
     "redirect": "redirect to another one, which is not followed",
     "refused": "refuses access",
     "bad blob": "did not take the model's file: digest mismatch",

@@ -14,6 +14,7 @@ from engine.loading.tensor_files import TensorReader
 from engine.merging.folder import MergeRequest, model_write
 from engine.models.inspect import folder_read
 from engine.proof.exported import exported_prove
+from engine.proof.exported import main as prove_export
 from engine.proof.prove import prove
 from engine.proof.reference import reference_read
 from engine.proof.request import ProofRequest
@@ -89,6 +90,34 @@ def test_a_reward_model_is_one_too(tiny, tmp_path, said, form):
     trained.export(form, tmp_path / "out")
     assert "done" in said()
     assert trained.failed(form, tmp_path / "out") == set()
+
+
+def test_an_adapter_without_a_reference_is_held_against_itself_and_not_a_rounded_merge(
+    trained, tmp_path, said
+):
+    """As models that were made before references were kept have none."""
+    model, out, file = tmp_path / "merged", tmp_path / "out", tmp_path / "reference.json"
+    model_write(MergeRequest(trained.run, precision="bf16"), model, lambda share: None)
+    json_change(model / "passport.json", lambda passport: passport | {"system_prompt": "Be brief."})
+    trained.export("adapter", out)
+    merged = ["safetensors", str(model), "--model", str(model), "--reference", str(file)]
+
+    def details() -> str:
+        return " ".join(check["detail"] for check in said()["done"]["checks"])
+
+    assert prove_export(merged) == 0
+    assert reference_read(file).is_own
+    told = details()
+    assert "are this model's" in told
+    assert "trained model" not in told
+
+    parts = ["--adapter", str(trained.adapter), "--base", str(trained.base)]
+    assert prove_export(["adapter", str(out), *merged[2:], *parts]) == 0
+    assert "are the trained model's" in details()
+    reference = reference_read(file)
+    assert (reference.is_own, reference.system_prompt) == (False, "Be brief.")
+    assert prove_export(merged) == 0, "a merge that is rounded as much as bf16 is"
+    assert reference_read(file) == reference
 
 
 def test_shards_are_as_small_as_asked(trained, tmp_path, said):

@@ -16,6 +16,7 @@ from engine.exporting.request import ExportRequest
 from engine.loading.architecture import Refused
 from engine.merging.folder import MergeRequest, model_write
 from engine.proof.exported import exported_prove
+from engine.proof.exported import main as prove_export
 from engine.proof.ollama import modelfile_checks
 from engine.proof.prove import prove
 from engine.proof.reference import reference_make, reference_read
@@ -97,6 +98,26 @@ def test_it_is_the_trained_model(trained, exported):
         "System prompt in Ollama",
         "End tokens in Ollama",
     }
+
+
+@pytest.mark.parametrize("prompt", ["", SYSTEM, "Another."])
+def test_the_system_prompt_is_the_one_that_was_to_be_written(
+    trained, exported, tmp_path, monkeypatch, prompt
+):
+    """Whoever may not see the train's gets an export without it."""
+    asked = []
+    monkeypatch.setattr(
+        "engine.proof.ollama.gguf_prove", lambda request, on_progress: asked.append(request) or []
+    )
+    out = Path(shutil.copytree(exported, tmp_path / "out"))
+    modelfile_write(ExportRequest(trained.model, system_prompt=prompt), out)
+    file = tmp_path / "system.txt"
+    file.write_text(prompt)
+    arguments = ["ollama", str(out), "--model", str(trained.model)]
+    arguments += ["--reference", str(trained.reference)]
+    assert prove_export([*arguments, "--system-file", str(file)]) == 0
+    assert asked[0].reference.system_prompt == prompt
+    assert (prove_export(arguments) == 0) == (prompt == SYSTEM)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "mistral", "gemma"])

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from engine.exporting.request import ExportRequest
 from engine.loading.architecture import Refused
 from engine.models import llama_cpp
 from engine.models.llama_cpp import CONVERTER
+from engine.proof.evidence import Evidence
 from engine.proof.gguf import gguf_prove
 from engine.proof.reference import Reference, reference_make
 from engine.proof.request import ProofRequest
@@ -252,6 +254,61 @@ def test_what_goes_wrong_is_found(harm, wide, reference, unquantised, tmp_path):
     harm(gguf_file(out))
     checks = gguf_prove(ProofRequest(out, wide, reference), lambda share: None)
     assert WRONG[harm] in {check.name for check in checks if not check.passed}
+
+
+def test_no_base_model_is_named_and_any_name_is_taken(wide, tmp_path):
+    model = Path(shutil.copytree(wide, tmp_path / "model"))
+    card = "---\nlicense: mit\nbase_model: secret-org/secret-base\nbase_model_relation: finetune\n---\n"
+    (model / "README.md").write_text(card)
+    (tmp_path / "out").mkdir()
+    request = ExportRequest(model, name="--verbose", quantization="bf16")
+    gguf_write(request, tmp_path / "out", lambda share: None)
+    reader = GGUFReader(gguf_file(tmp_path / "out"))
+    values = {name: field.contents() for name, field in reader.fields.items()}
+    assert (values["general.name"], values["general.license"]) == ("--verbose", "mit")
+    assert not any(
+        "base_model" in name or "secret" in str(value).lower() for name, value in values.items()
+    )
+    assert (model / "README.md").read_text() == card
+
+
+ENDED = {
+    "kill -9 $$": "ended by signal 9",
+    "echo 'terminate: std::bad_alloc' >&2; kill -6 $$": "ran out of memory",
+    "echo 'unable to allocate CPU buffer' >&2; exit 1": "ran out of memory",
+}
+
+
+@pytest.mark.parametrize("ending", ENDED)
+def test_a_llama_cpp_that_was_ended_tells_nothing_of_the_file(
+    ending, wide, reference, unquantised, tmp_path, monkeypatch
+):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{ending}\n")
+    program.chmod(0o700)
+    out = quantised(unquantised, tmp_path / "out", "q8_0")
+    monkeypatch.setattr("engine.proof.llama_cpp.sys.executable", str(program))
+    with pytest.raises(Refused, match=ENDED[ending]):
+        gguf_prove(ProofRequest(out, wide, reference), lambda share: None)
+
+
+def turn_answers(file: Path) -> None:
+    """What was the most probable token is the least."""
+    tensors = {tensor.name: tensor for tensor in GGUFReader(file, "r+").tensors}
+    tensors["output_norm.weight"].data[:] *= -1
+
+
+def test_the_only_answer_may_not_change(wide, reference, unquantised, tmp_path):
+    trained = reference.trained
+    one = replace(
+        reference,
+        questions=reference.questions[:1],
+        trained=Evidence(trained.answers[:1], trained.ended[:1], trained.log_probs[:1]),
+    )
+    out = quantised(unquantised, tmp_path / "out", "f16")
+    assert failures(out, wide, one) == {}
+    turn_answers(gguf_file(out))
+    assert {"Same answers", "Same probabilities"} <= failures(out, wide, one).keys()
 
 
 def test_numbers_too_large_for_fp16_are_refused(wide, unquantised, tmp_path):

@@ -109,8 +109,9 @@ def test_a_proof_keeps_what_the_trained_model_answered(tiny, tmp_path):
     prove(run, merged, 0, lambda share: None, prove_with)
     assert [path.name for path in tmp_path.glob("reference*")] == ["reference.json"]
     reference = reference_read(prove_with)
-    assert len(reference.questions) == len(reference.trained.answers) == 2
-    assert (reference.kind, reference.system_prompt) == ("held-out prompts", "Be brief.")
+    assert len(reference.questions) == len(reference.trained.answers) == 8
+    kind = "held-out prompts and rows of the dataset"
+    assert (reference.kind, reference.system_prompt) == (kind, "Be brief.")
     assert reference.stops == {2}
 
     again = tmp_path / "again.json"
@@ -141,6 +142,6 @@ def test_a_model_that_was_not_trained_here_is_asked_itself_once(tmp_path, capsys
     assert file.read_bytes() == written
     first, second = proved
     assert first == second == reference_read(file)
-    assert [len(question.reference) > 0 for question in first.questions] == [True] * 3
+    assert [len(question.reference) > 0 for question in first.questions] == [True] * 8
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last == {"done": {"passed": True, "checks": []}}

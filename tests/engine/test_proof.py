@@ -12,9 +12,11 @@ from engine.chat.render import Renderer, tokenizer_load
 from engine.contract.rundir import read_spec
 from engine.merging.folder import MergeRequest, model_write
 from engine.proof.prove import prove
-from engine.proof.questions import BUILT_IN, FROM_DATASET, HELD_OUT, questions_find
+from engine.proof.questions import BUILT_IN, FROM_DATASET, HELD_OUT, QUESTIONS, questions_find
+from engine.proof.reference import reference_read
 from engine.publish.older import json_change
-from tests.engine.runs import toy_pairs, train
+from tests.engine.runs import toy_pairs, toy_rows, train
+from tests.engine.test_rollouts import GIVEN, OWN, registered
 
 # Long enough that answers have been learned to their end.
 LEARNED = {"max_steps": 60, "evaluation_split": 0.2, "sample_prompts": 4, "sample_max_tokens": 16}
@@ -163,16 +165,52 @@ def kind_of_questions(run: Path) -> str:
         warn=print,
     )
     questions, kind = questions_find(run, read_spec(run), renderer)
-    assert questions
+    assert len(questions) == QUESTIONS
+    assert not any(
+        question.prompt in (other.prompt for other in questions[:i])
+        for i, question in enumerate(questions)
+    )
     return kind
 
 
 def test_it_asks_what_was_held_out_and_else_what_there_is(run, tiny, tmp_path):
-    assert kind_of_questions(run) == HELD_OUT
+    assert kind_of_questions(run) == f"{HELD_OUT} and {FROM_DATASET}"
     other = train(tmp_path / "run", tiny, max_steps=1).directory
     assert kind_of_questions(other) == FROM_DATASET
     (other / "data.jsonl").unlink()
     assert kind_of_questions(other) == BUILT_IN
+    few = {"max_steps": 1, "evaluation_split": 0.25, "sample_prompts": 1, "batch_size": 1}
+    other = train(tmp_path / "few", tiny, toy_rows(4), **few).directory
+    assert kind_of_questions(other) == f"{HELD_OUT}, {FROM_DATASET} and {BUILT_IN}"
+
+
+@pytest.fixture(scope="module")
+def without_answers(tiny, tmp_path_factory) -> Path:
+    """A train whose rows are questions alone, one of which was held out."""
+    folder = tmp_path_factory.mktemp("prompts")
+    rows = [{"prompt": row["messages"][0]["content"]} for row in toy_rows()]
+    given = (
+        GIVEN | OWN["grpo"] | {"rewards": [{"function": "custom:mine"}], "format": "prompt-only"}
+    )
+    given |= {"adapter": "lora", "max_steps": 1, "evaluation_split": 0.2, "sample_prompts": 1}
+    resources = registered(folder)
+    done = train(folder / "run", tiny, rows, recipe="grpo", resources=resources, **given)
+    assert done.code == 0, done.last
+    return done.directory
+
+
+def test_a_train_without_answers_is_compared_by_figures_too(without_answers, tmp_path):
+    out = tmp_path / "out"
+    model_write(MergeRequest(without_answers), out, lambda share: None)
+    assert verdicts(without_answers, out) == dict.fromkeys(EVERY_CHECK, True)
+
+    prove(without_answers, out, 0, lambda share: None, tmp_path / "reference.json")
+    reference = reference_read(tmp_path / "reference.json")
+    assert [question.reference for question in reference.questions] == reference.trained.answers
+    assert [*map(len, reference.trained.log_probs)] == [*map(len, reference.trained.answers)]
+
+    change_tensor(out, "model.layers.1.mlp.down_proj.weight", lambda weight: weight * 0.9)
+    assert "Same probabilities" in failed(without_answers, out)
 
 
 def test_the_program_says_each_check_and_ends_with_a_code_of_its_own(run, merged, tmp_path, warm):

@@ -230,7 +230,8 @@ def test_another_app_provides_repositories(pull, trained, alice, monkeypatch, tm
     monkeypatch.setattr("models_app.repositories._providers", {})
     path = tmp_path / "model-Q8_0.gguf"
     path.write_bytes(b"GGUF")
-    files = {path.name: RepositoryFile(4, "0" * 64, path=path)}
+    others = {"model-BF16.gguf": RepositoryFile(5, "1" * 64)}
+    files = {path.name: RepositoryFile(4, "0" * 64, path=path)} | others
 
     def provide(model, reader):
         assert (model, reader) == (trained, alice)
@@ -242,8 +243,16 @@ def test_another_app_provides_repositories(pull, trained, alice, monkeypatch, tm
         found = pull(f"v2/{MODEL}-gguf/manifests/{tag}", alice).json()["ggufFile"]
         assert found == {"rfilename": path.name, "size": 4}
 
-    assert pull(f"v2/{MODEL}-gguf/manifests/Q4_0", alice)["X-Error-Code"] == "EntryNotFound"
+    for tag in ("Q4_0", "F16"):
+        missing = pull(f"v2/{MODEL}-gguf/manifests/{tag}", alice)
+        assert missing["X-Error-Code"] == "EntryNotFound"
     assert pull("api/models/deepextension/other-gguf", alice).status_code == 404
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\xff"])
+def test_a_model_whose_passport_is_damaged_is_not_there(pull, trained, alice, text):
+    (trained.path / "passport.json").write_bytes(text.encode("latin-1"))
+    assert pull(FACTS, alice)["X-Error-Code"] == "RepoNotFound"
 
 
 @pytest.mark.django_db

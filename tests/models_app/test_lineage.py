@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from django.db import transaction
 
 from models_app.models import BaseModel
 from models_app.tree import Node, nodes
+from models_app.versions import version_set
 
 
 @pytest.fixture
@@ -227,6 +229,25 @@ def test_a_passport_names_what_was_carried_on_to_those_who_may_see_it(
     client.force_login(bob)
     passport = client.get(f"/api/v1/models/{second.pk}/passport/").json()
     assert {"base_model", "carried_on"} & set(passport) == names
+
+
+def test_a_damaged_passport_takes_no_page_with_it(client, make_model, make_trained, alice):
+    model = make_trained(make_model(name="Tiny"), name="Mine")
+    (model.path / "passport.json").write_text('{"files": {')
+    client.force_login(alice)
+    assert client.get(f"/models/{model.pk}/").status_code == 200
+    answer = client.get(f"/api/v1/models/{model.pk}/passport/")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "wrong_state")
+
+
+def test_the_next_version_counts_on_from_numbers_that_are_versions(make_model, make_trained, alice):
+    base = make_model(name="Tiny")
+    for version in ("3", "20261129", "9" * 20, "2.5"):
+        make_trained(base, name="Mine", version=version)
+    model = BaseModel(name="mine", owner=alice, source="train")
+    with transaction.atomic():
+        version_set(model)
+    assert model.version == "20261130"
 
 
 def test_a_model_from_before_gets_its_passport_when_somebody_asks(

@@ -48,6 +48,16 @@ def test_slugs_are_free_and_no_ids(alice, tiny_folder):
     assert slugs == ["tiny", "tiny-2", "model-123", "model", "model-folders"]
 
 
+@pytest.mark.parametrize("suffix", ["-gguf", "-adapter"])
+def test_no_slug_is_the_name_of_another_models_repository(alice, suffix):
+    names = ["Tiny", f"Tiny{suffix}", f"tiny{suffix}", suffix]
+    slugs = [
+        model_add_hub(owner=alice, reference=f"org/m{i}", name=name).slug
+        for i, name in enumerate(names)
+    ]
+    assert slugs == ["tiny", f"tiny{suffix}-2", f"tiny{suffix}-3", suffix[1:]]
+
+
 def test_the_same_thing_twice_is_a_double_click(alice, bob, tiny_folder):
     first = model_add_folder(owner=alice, reference=str(tiny_folder))
     with pytest.raises(UserError, match="added it already"):

@@ -1,10 +1,13 @@
-"""python -m engine.programs.hub.push FOLDER ORG/NAME [--public] [--update]
+"""python -m engine.programs.hub.push FOLDER ORG/NAME [--public] [--update] [--again]
 
 Uploads an export to the Hugging Face hub as one commit: everything of the folder, or nothing. The
 repository is made where there is none, private unless --public. One that holds files is left alone
-unless --update. A program of its own, so that the token is in this process's environment alone.
-Reports {"bytes": …} to upload, {"read": …} as it goes (each file is read twice, for its hash and
-for its upload), and last {"done": {"address", "commit", "private"}} or an error."""
+unless --update, or --again (an upload of this folder has begun before, and nobody knows how it
+ended) and it holds these very files. A program of its own, so that the token is in this process's
+environment alone.
+Reports {"bytes": …} to upload, {"begun": true} before it changes anything, {"read": …} as it goes
+(each file is read twice, for its hash and for its upload), and last {"done": {"address", "commit",
+"private"}} or an error."""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ import argparse
 import io
 import ipaddress
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +35,7 @@ from huggingface_hub import (
     errors,
     set_client_factory,
 )
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from engine.programs.hub import token
 from engine.programs.reports import Refused, report, run
@@ -41,8 +47,9 @@ REPORT_EVERY_SECONDS = 0.5
 LONGEST_REASON = 300
 # What every new repository may hold.
 OF_NO_CONTENT = (".gitattributes", "README.md")
-# Old files of these kinds would be loaded along with the new ones.
-REPLACED = (".safetensors", ".safetensors.index.json")
+# A whole model in safetensors, and what lists its shards. Of two such models in one folder, programs
+# would load the old one, or parts of both.
+WEIGHTS = re.compile(r"model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?")
 
 
 class Reading:
@@ -75,7 +82,17 @@ class CountedFile(io.BufferedReader):
         return piece
 
 
-def push(folder: Path, repository: str, *, public: bool, update: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class There:
+    """What a repository holds. files: {name: what the hub tells of it}."""
+
+    commit: str
+    files: dict[str, Any]
+
+
+def push(
+    folder: Path, repository: str, *, public: bool, update: bool, again: bool = False
+) -> dict[str, Any]:
     """Raises Refused, or what the hub's library raises."""
     if not token():
         raise Refused(
@@ -85,51 +102,91 @@ def push(folder: Path, repository: str, *, public: bool, update: bool) -> dict[s
 
     set_client_factory(_client)
     api = HfApi(token=token())
-    there = _repository_there(api, repository, public=public, update=update)
+    files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    reading = Reading()
+    report(bytes=sum(path.stat().st_size for path in files.values()))
+    done = {"address": f"{constants.ENDPOINT}/{repository}", "private": not public}
+
+    there = _repository_there(api, repository, public=public)
+    if there is not None:
+        if again and _is_uploaded(files, there, reading, update=update):
+            return done | {"commit": there.commit}
+        if not update and any(name not in OF_NO_CONTENT for name in there.files):
+            raise Refused(f"{repository} holds files already. Choose another name, or update it.")
+
+    report(begun=True)
     if there is None:
         api.create_repo(repository, private=not public, exist_ok=True)
 
-    files = list(_files(folder))
-    report(bytes=sum(path.stat().st_size for path in files))
-    names = {path.relative_to(folder).as_posix() for path in files}
-    stale = [name for name in there or () if name.endswith(REPLACED) and name not in names]
+    stale = _stale(files, there) if there is not None else []
+    return done | {"commit": _commit(api, repository, files, stale, reading)}
 
+
+def _commit(
+    api: HfApi, repository: str, files: dict[str, Path], stale: list[str], reading: Reading
+) -> str:
+    """Upload the files and delete the stale ones; returns the commit's id."""
     with ExitStack() as stack:
-        reading = Reading()
         operations: list[Any] = [CommitOperationDelete(name) for name in stale]
-        for path in files:
+        for name, path in files.items():
             stream = stack.enter_context(CountedFile(path, reading))
-            name = path.relative_to(folder).as_posix()
             operations.append(CommitOperationAdd(path_in_repo=name, path_or_fileobj=stream))
 
         commit = api.create_commit(
             repository, operations, commit_message="Uploaded by DeepExtension"
         )
 
-    address = f"{constants.ENDPOINT}/{repository}"
-    return {"address": address, "commit": commit.oid, "private": not public}
+    return str(commit.oid)
 
 
-def _repository_there(
-    api: HfApi, repository: str, *, public: bool, update: bool
-) -> list[str] | None:
-    """The names of its files, None where there is no such repository. Raises Refused for one that
-    is not to be touched."""
+def _repository_there(api: HfApi, repository: str, *, public: bool) -> There | None:
+    """None where there is no such repository. Raises Refused for a public one, where what is
+    uploaded is to be private."""
     try:
-        info = api.model_info(repository)
+        info = api.model_info(repository, files_metadata=True)
     except errors.RepositoryNotFoundError:
         return None
 
-    names = [file.rfilename for file in info.siblings or []]
-    if not update and any(name not in OF_NO_CONTENT for name in names):
-        raise Refused(f"{repository} holds files already. Choose another name, or update it.")
     if not public and not info.private:
         raise Refused(
             f"{repository} is public, and the upload is to be private. Make it private on the hub, "
             "or upload publicly."
         )
 
-    return names
+    files = {file.rfilename: file for file in info.siblings or []}
+    return There(str(info.sha), files)
+
+
+def _stale(files: dict[str, Path], there: There) -> list[str]:
+    """The names of an older model's weights, where `files` are a whole model in safetensors. All
+    else in the repository is its owner's: an adapter, GGUF files, folders."""
+    if not any(WEIGHTS.fullmatch(name) for name in files):
+        return []
+
+    return [name for name in there.files if WEIGHTS.fullmatch(name) and name not in files]
+
+
+def _is_uploaded(files: dict[str, Path], there: There, reading: Reading, *, update: bool) -> bool:
+    """Whether the repository holds these very files. update: whether it may hold others, too."""
+    others = there.files.keys() - files.keys() - set(OF_NO_CONTENT)
+    if _stale(files, there) or (others and not update):
+        return False
+
+    return files.keys() <= there.files.keys() and all(
+        _is_same(path, there.files[name], reading) for name, path in files.items()
+    )
+
+
+def _is_same(path: Path, stored: Any, reading: Reading) -> bool:
+    """stored: what the hub tells of a file: the sha256 of a large one, git's hash of another."""
+    if stored.size != path.stat().st_size:
+        return False
+
+    with CountedFile(path, reading) as stream:
+        if stored.lfs is not None:
+            return bool(sha_fileobj(stream).hex() == stored.lfs.sha256)
+
+        return bool(git_hash(stream.read()) == stored.blob_id)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -255,11 +312,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("repository", help="such as org/name")
     parser.add_argument("--public", action="store_true", help="for everybody to see")
     parser.add_argument("--update", action="store_true", help="a repository that holds files")
+    parser.add_argument("--again", action="store_true", help="an upload of it has begun before")
     options = parser.parse_args(arguments)
 
     return run(
         lambda: push(
-            options.folder, options.repository, public=options.public, update=options.update
+            options.folder,
+            options.repository,
+            public=options.public,
+            update=options.update,
+            again=options.again,
         ),
         lambda error: refusal(error, options.repository),
     )
