@@ -163,16 +163,21 @@ class Command(BaseCommand):
         path = f"trains/{run['id']}/merge/"
         made = [
             row
-            for row in api.get("models/", origin="trained")["results"]
+            for row in api.rows("models/", origin="trained")
             if row["trained_from"].get("train") == run["id"]
         ]
-        if not made:
+        usable = [row for row in made if row["status"] != "failed"]
+        model = (usable or made or [None])[-1]
+        if model is None or model["status"] == "failed":
             self.stdout.write("\nMerging the adapter into the base model, and comparing …")
-            made = [api.post(path, json={})["model"]]
+            if model is None:
+                model = api.post(path, json={})["model"]
+            else:
+                api.post(f"models/{model['id']}/retry/")
 
         return dict(
             api.poll(
-                f"models/{made[-1]['id']}/",
+                f"models/{model['id']}/",
                 until=lambda row: row["status"] != "importing",
                 seconds=MODEL_SECONDS,
             )
@@ -245,6 +250,18 @@ class Api:
         """What a list has of exactly this name."""
         rows = self.get(path, search=name)["results"]
         return [row for row in rows if row["name"] == name]
+
+    def rows(self, path: str, **query: Any) -> list[dict[str, Any]]:
+        """All rows of a list, page by page."""
+        rows: list[dict[str, Any]] = []
+        page = 1
+        while True:
+            answer = self.get(path, page=page, **query)
+            rows += answer["results"]
+            if answer["next"] is None:
+                return rows
+
+            page += 1
 
     def get(self, path: str, **query: Any) -> Any:
         response = self.session.get(address(f"/api/v1/{path}"), params=query, timeout=30)
