@@ -505,10 +505,10 @@ def test_a_chain_is_cancelled_with_its_train_or_not_at_all(make_chain, alice, mo
     chain = make_chain()
 
     def fail(**_):
-        raise OSError
+        raise OSError("The queue is away.")
 
     monkeypatch.setattr(chains.services, "train_stop", fail)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="away"):
         chain_cancel(chain=chain, by=alice)
     chain.refresh_from_db()
     assert (chain.status, run_of(chain).status) == (Status.RUNNING, "queued")
