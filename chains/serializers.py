@@ -24,11 +24,7 @@ class NumberField(serializers.FloatField):
     default_error_messages: ClassVar = {"invalid": "Give a number."}
 
     def to_internal_value(self, data: Any) -> float:
-        try:
-            value = super().to_internal_value(data)
-        except OverflowError:
-            self.fail("invalid")
-
+        value = super().to_internal_value(data)
         if not math.isfinite(value):
             self.fail("invalid")
 

@@ -64,7 +64,6 @@ WRONG = [
     (0, {"gate": {"kind": "odd"}}, "stages.0.gate.kind", "not a valid choice"),
     (0, {"gate": BOUND | {"value": "nan"}}, "stages.0.gate.value", "Give a number."),
     (1, {"gate": BOUND | {"value": "-inf"}}, "stages.1.gate.value", "Give a number."),
-    (1, {"gate": BOUND | {"value": 10**400}}, "stages.1.gate.value", "Give a number."),
     (0, {"start": "adapter"}, "stages.0.start", "Stage 1: Tiny was not trained here"),
     (1, {"parameters": {"optim": ["a\x00"]}}, "stages.1.parameters.optim", "Null characters"),
     (1, {"parameters": {"o\x00": 1}}, "stages.1.parameters.o\ufffd", "Null characters"),
