@@ -1,11 +1,14 @@
 """The pages of chains: a draft is put together by forms alone, runs, and says where it stands."""
 
+import json
+
 import pytest
 from bs4 import BeautifulSoup
 
 from chains.models import Chain
 from chains.services import chain_cancel
 from methods.models import TrainingMethod
+from models_app.models import BaseModel
 from tests.chains.conftest import advance, measure, merged, run_of, stages, train_end
 from tests.training.test_form import filled
 from training.models import TrainRun
@@ -277,15 +280,20 @@ def test_a_copy_shows_nothing_of_what_its_owner_may_not_see(client, draft, bob, 
     Chain.objects.update(shared=True)
     client.force_login(bob)
     copy = client.post(f"/chains/{chain.pk}/copy/")["Location"]
-    path = f"{copy}stages/1/form/lora/"
-    shown = page(client, path)
+    shown = page(client, f"{copy}stages/1/form/lora/")
     assert "You cannot see the dataset of the stage." in shown.get_text(" ")
-    assert "Toys" not in shown.get_text(" ")
+    assert told(shown)["plan"] is None
+    assert "Toys" not in str(shown)
 
-    type(model).objects.update(shared=False)
-    shown = page(client, f"{copy}stages/2/form/dpo/").get_text(" ")
-    assert "You cannot see the base model of the first stage." in shown
-    assert "Pairs" not in shown
+    BaseModel.objects.update(shared=False)
+    shown = page(client, f"{copy}stages/2/form/dpo/")
+    assert "You cannot see the base model of the first stage." in shown.get_text(" ")
+    assert told(shown)["plan"] is None
+
+
+def told(form: BeautifulSoup) -> dict:
+    """What the form says of the train when it opens."""
+    return json.loads(form.select_one("#form-data").string)["preview"]
 
 
 def test_a_stage_without_its_method_is_given_another(caller, draft, pairs):
@@ -306,6 +314,5 @@ def test_the_page_of_a_model_says_that_a_chain_needs_it(caller, make_chain):
     chain = make_chain()
     train_end(run_of(chain))
     advance(chain)
-    merged(chain)
     model = stages(chain)[0].model
     assert "A chain that runs stands on" in text(caller, f"/models/{model.pk}/")
