@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema_field
@@ -175,7 +174,7 @@ class StageSerializer(serializers.Serializer[StageRow]):
 class ChainsSerializer(serializers.ListSerializer[Any]):
     """Chains of one page, whose trains and models are looked for at once."""
 
-    def to_representation(self, data: Iterable[Chain]) -> Any:
+    def to_representation(self, data: Any) -> Any:
         chains = list(data)
         assert isinstance(self.child, ChainSerializer)
         self.child.seen = seen_of(chains, self.context["request"].user)

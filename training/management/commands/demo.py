@@ -160,28 +160,29 @@ class Command(BaseCommand):
     def model(self, api: Api, run: dict[str, Any]) -> dict[str, Any]:
         """The model that was made of the train, merged and compared with what was trained. It is
         made where it is not there yet."""
-        path = f"trains/{run['id']}/merge/"
         made = [
             row
             for row in api.rows("models/", origin="trained")
             if row["trained_from"].get("train") == run["id"]
         ]
         usable = [row for row in made if row["status"] != "failed"]
-        model = (usable or made or [None])[-1]
-        if model is None or model["status"] == "failed":
+        if not usable:
             self.stdout.write("\nMerging the adapter into the base model, and comparing …")
-            if model is None:
-                model = api.post(path, json={})["model"]
-            else:
-                api.post(f"models/{model['id']}/retry/")
+            usable = [self.made_again(api, made[-1]) if made else self.made_new(api, run)]
 
         return dict(
             api.poll(
-                f"models/{model['id']}/",
+                f"models/{usable[-1]['id']}/",
                 until=lambda row: row["status"] != "importing",
                 seconds=MODEL_SECONDS,
             )
         )
+
+    def made_new(self, api: Api, run: dict[str, Any]) -> dict[str, Any]:
+        return dict(api.post(f"trains/{run['id']}/merge/", json={})["model"])
+
+    def made_again(self, api: Api, failed: dict[str, Any]) -> dict[str, Any]:
+        return dict(api.post(f"models/{failed['id']}/retry/"))
 
     def show_model(self, model: dict[str, Any]) -> None:
         if model["status"] != "ready":
