@@ -25,6 +25,8 @@ WHOLE_SCOPE_ONLY = frozenset(
         "api-dataset-hand-over",
         "api-model-sharing",
         "api-model-hand-over",
+        "api-chain-sharing",
+        "api-chain-hand-over",
     }
 )
 
@@ -48,11 +50,12 @@ SCOPES = {
         Scope(
             "train",
             "Train",
-            "Read; also upload datasets, add models, start, stop and change trains, and stop and move "
-            "other jobs. Deletes, shares and hands over nothing.",
+            "Read; also upload datasets, add models, start, stop and change trains and chains, and "
+            "stop and move other jobs. Deletes, shares and hands over nothing.",
             READING,
             {
                 "trains": CREATING,
+                "chains": CREATING,
                 "datasets": CREATING,
                 "models": CREATING,
                 "exports": CREATING,

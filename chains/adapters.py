@@ -8,11 +8,15 @@ from typing import Any
 
 from chains.models import Stage
 from core.errors import UserError
-from engine.schema.registry import carry_on_obstacle
 from jobs.devices.presence import worker_state
 from methods.schema import Field
 from methods.services import parameters_validate
-from training.train.carrying_on import GIVEN_PARAMETERS, given_text
+from training.train.carrying_on import (
+    GIVEN_PARAMETERS,
+    carried_parameters,
+    carry_on_check,
+    given_text,
+)
 
 LORA = "lora"
 
@@ -23,14 +27,17 @@ def stage_parameters(stages: Sequence[Stage], index: int) -> dict[str, Any]:
     name other values than it has."""
     stage = stages[index]
     parameters: dict[str, Any] = stage.parameters
-    if index == 0 or stage.start != Stage.Start.ADAPTER:
+    if stage.start != Stage.Start.ADAPTER:
         return parameters
+    if index == 0:
+        return _of_the_base_model(stage)
 
     adapter = stage_adapter(stages, index - 1)
     if stage.method is not None:
-        wanted = parameters.get("adapter", LORA)
-        if refusal := carry_on_obstacle(stage.method.recipe, wanted):
-            raise UserError({"start": [refusal]})
+        try:
+            carry_on_check(stage.method, parameters)
+        except UserError as refusal:
+            raise UserError({"start": [refusal.message]}) from refusal
 
     named = {name: parameters[name] for name in adapter if parameters.get(name) is not None}
     errors = {
@@ -42,6 +49,23 @@ def stage_parameters(stages: Sequence[Stage], index: int) -> dict[str, Any]:
         raise UserError(errors)
 
     return parameters | adapter
+
+
+def _of_the_base_model(stage: Stage) -> dict[str, Any]:
+    """The parameters of a first stage that carries its base model's adapter on."""
+    owner = stage.chain.owner
+    if stage.method is None or stage.base_model is None or owner is None:
+        raise UserError({"start": ["There is no adapter to carry on."]})
+
+    try:
+        return carried_parameters(stage.method, stage.base_model, stage.parameters, owner)
+    except UserError as refusal:
+        raise UserError(named_as_a_stage(refusal.fields)) from refusal
+
+
+def named_as_a_stage(fields: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Errors of a train by the fields of a stage, which says differently how it starts."""
+    return {"start" if name == "continue_adapter" else name: fields[name] for name in fields}
 
 
 def stage_adapter(stages: Sequence[Stage], index: int) -> dict[str, Any]:

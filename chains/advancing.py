@@ -19,12 +19,13 @@ from chains.gates import gate_measure, gate_words, measured_words
 from chains.models import Chain, Stage
 from chains.notices import chain_notify
 from core.errors import UserError
+from jobs.devices.presence import worker_state
 from jobs.queue import places_exchange
 from models_app.models import BaseModel
 from training.models import TrainRun
 from training.train.merging import train_merge
 from training.train.services import train_create
-from training.work.queue import NO_LONGER_WAITING, waiting
+from training.work.queue import NO_LONGER_WAITING, may_manage_queue, waiting
 
 logger = logging.getLogger("deepextension.chains")
 
@@ -78,8 +79,11 @@ def _step(chain: Chain) -> bool:
         return _merge(chain, stage)
     if stage.model.status == ModelStatus.IMPORTING:
         return False
-    if obstacle := _model_obstacle(stage):
+    if obstacle := model_obstacle(stage):
         return chain_stop(chain, obstacle)
+    if worker_state().device is None:
+        # What a train may ask for depends on its device, and nobody is there to ask.
+        return False
 
     return _begin(chain, following, stage.model)
 
@@ -107,13 +111,31 @@ def _begin(chain: Chain, stage: Stage, model: BaseModel | None = None) -> bool:
     """Start the train of a stage, the first one on its base model, others on `model`."""
     try:
         values = train_values(chain, stage, model)
-        run, _ = train_create(**values, priority=chain.priority)
+        run, _ = train_create(**values, priority=trains_priority(chain))
     except UserError as refusal:
-        return chain_stop(chain, f"Stage {stage.position} cannot start: {refusal.message}")
+        return chain_stop(chain, _start_reason(stage, refusal))
 
     _take_place(chain, run)
     _write(stage, run=run, began_at=timezone.now())
     return False
+
+
+def trains_priority(chain: Chain) -> int:
+    """Of a chain's trains: a chain of high priority may have been handed over to somebody who
+    cannot give that."""
+    if may_manage_queue(chain.owner):
+        return chain.priority
+
+    return min(chain.priority, TrainRun.Priority.NORMAL)
+
+
+def _start_reason(stage: Stage, refusal: UserError) -> str:
+    """An ordered stage is not changed any more: what it needs has to come back."""
+    reason = f"Stage {stage.position} cannot start: {refusal.message}"
+    if set(refusal.fields) <= set(WORDS):
+        reason += " Share or restore it, then go on; or copy the chain."
+
+    return reason
 
 
 def train_values(chain: Chain, stage: Stage, model: BaseModel | None = None) -> dict[str, Any]:
@@ -128,6 +150,7 @@ def train_values(chain: Chain, stage: Stage, model: BaseModel | None = None) -> 
 
     _visible_check(
         owner,
+        chain,
         base_model=base_model,
         dataset=stage.dataset,
         evaluation_dataset=stage.evaluation_dataset,
@@ -154,15 +177,21 @@ def train_values(chain: Chain, stage: Stage, model: BaseModel | None = None) -> 
 WORDS = {"base_model": "base model", "dataset": "dataset", "evaluation_dataset": "dataset"}
 
 
-def _visible_check(owner: User, **rows: Any) -> None:
+def _visible_check(owner: User, chain: Chain, **rows: Any) -> None:
     """Raises UserError by field for rows that are gone, or that `owner` cannot see any more."""
+    is_draft = chain.status == Status.DRAFT
+    remedy = " Choose another." if is_draft else ""
     errors: dict[str, list[str]] = {}
     for name, row in rows.items():
-        if row is None:
-            if name != "evaluation_dataset":
-                errors[name] = [f"Choose a {WORDS[name]}: there is none, or it was deleted."]
+        if row is None and name == "evaluation_dataset":
+            continue
+
+        if row is None and is_draft:
+            errors[name] = [f"Choose a {WORDS[name]}: there is none, or it was deleted."]
+        elif row is None:
+            errors[""] = [f"Its {WORDS[name]} was deleted. Copy the chain and choose another."]
         elif not type(row).objects.visible_to(owner).filter(pk=row.pk).exists():
-            errors[name] = [f"This {WORDS[name]} is no longer shared. Choose another."]
+            errors[name] = [f"This {WORDS[name]} is no longer shared.{remedy}"]
 
     if errors:
         raise UserError(errors)
@@ -237,7 +266,7 @@ def _merge_named(chain: Chain, stage: Stage, run: TrainRun, owner: User) -> Base
     return train_merge(run=run, by=owner)
 
 
-def _model_obstacle(stage: Stage) -> str:
+def model_obstacle(stage: Stage) -> str:
     """Why the next stage cannot start from the model that was made, or nothing."""
     model = stage.model
     assert model is not None

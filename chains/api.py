@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -37,6 +39,7 @@ from core.api import errors
 from core.errors import UserError
 from core.ownership import owner_check
 from core.requests import reader_of, row_or_404
+from core.text import storable
 from training.api.trains import BESIDE, ingredients, other_train
 
 # Fields of a stage that stand beside its parameters.
@@ -67,6 +70,9 @@ def stages_of(by: User, bodies: list[dict[str, Any]]) -> list[Stage]:
             text = "Only the first stage has one: this one starts from the stage before it."
             refused[f"stages.{index}.base_model"] = [text]
 
+        for name in unstorable(values["parameters"]):
+            refused[f"stages.{index}.parameters.{name}"] = ["Null characters are not allowed."]
+
         try:
             values |= ingredients(by, values)
         except UserError as refusal:
@@ -88,6 +94,12 @@ def stages_of(by: User, bodies: list[dict[str, Any]]) -> list[Stage]:
     return stages
 
 
+def unstorable(parameters: dict[str, Any]) -> list[str]:
+    """Names of parameters with a character that no database keeps."""
+    wrong = [name for name, value in parameters.items() if storable({name: value}) != {name: value}]
+    return [storable(name) for name in wrong]
+
+
 def named_as_in_the_body(refusal: UserError) -> UserError:
     """The same refusal with the fields of parameters and gates where the body has them."""
     fields = {}
@@ -103,10 +115,11 @@ def named_as_in_the_body(refusal: UserError) -> UserError:
     return UserError(fields, code=refusal.code, status=refusal.status)
 
 
-def order(chain: Chain, by: User) -> Chain:
-    """Raises UserError by stage and field, with the names of the body."""
+@contextmanager
+def names_of_the_body() -> Iterator[None]:
+    """What is refused meanwhile has the names of the body."""
     try:
-        return chain_order(chain=chain, by=by)
+        yield
     except UserError as refusal:
         raise named_as_in_the_body(refusal) from refusal
 
@@ -147,11 +160,11 @@ class ChainListView(generics.ListCreateAPIView[Chain]):
         stages = stages_of(by, data.pop("stages"))
 
         try:
-            with transaction.atomic():
+            with names_of_the_body(), transaction.atomic():
                 chain = chain_create(
                     owner=by, stages=stages, starts_after=after, idempotency_key=key, **data
                 )
-                order(chain, by)
+                chain_order(chain=chain, by=by)
         except IntegrityError:
             # A request with the same key was faster.
             earlier = chain_of_key(by, key)
@@ -197,7 +210,10 @@ class ChainRunView(APIView):
     )
     def post(self, request: Request, pk: int) -> Response:
         """Run a draft: all stages are checked, then the first train joins the queue."""
-        order(chain_or_404(request, pk), reader_of(request))
+        chain = chain_or_404(request, pk)
+        with names_of_the_body():
+            chain_order(chain=chain, by=reader_of(request))
+
         return answer(request, pk)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chains.adapters import stage_parameters
-from chains.advancing import train_values
+from chains.adapters import named_as_a_stage, stage_parameters
+from chains.advancing import train_values, trains_priority
 from chains.gates import BOUNDS, gate_check
 from chains.models import Chain, Stage
 from core.errors import UserError
@@ -55,13 +55,16 @@ def _stage_errors(
     is_last = index == len(stages) - 1
     try:
         values = train_values(chain, stage, base_model)
-        values["parameters"] = stage_parameters(stages, index)
+        if index:
+            values["parameters"] = stage_parameters(stages, index)
     except UserError as refusal:
         return dict(refusal.fields)
 
     check = train_check(
         device=device,
-        priority=chain.priority,
+        priority=trains_priority(chain),
+        # Of a later stage there is no adapter yet: its parameters say what it will be.
+        continue_adapter=index == 0 and values["continue_adapter"],
         **{
             name: values[name]
             for name in (
@@ -80,7 +83,7 @@ def _stage_errors(
     if not is_last:
         _check_of_what_follows(check, stage)
 
-    return check.errors
+    return named_as_a_stage(check.errors)
 
 
 def _check_of_what_follows(check: TrainCheck, stage: Stage) -> None:

@@ -7,22 +7,23 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
+from django.db import IntegrityError, transaction
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views import View
 
 from chains.adapters import adapter_words, stage_parameters
 from chains.models import Chain, Stage
-from chains.services import NOT_A_DRAFT, chain_create, stage_put
+from chains.services import NOT_A_DRAFT, chain_create, chain_of_key, stage_put
 from core.errors import UserError
 from core.ownership import may_change
-from core.requests import reader_of, row_or_404
+from core.requests import integer_of, reader_of, row_or_404
 from jobs.devices.presence import WorkerState, worker_state
 from methods.models import TrainingMethod
 from methods.schema import method_fields
 from models_app.models import BaseModel
-from training.form.draft import Draft, draft_new, draft_read
+from training.form.draft import Draft, draft_new, draft_read, ingredients_take
 from training.form.page import form_context, model_facts, with_missing
 from training.form.preview import train_preview
 from training.form.views import draft_choices, method_cards, method_named, posted_draft
@@ -67,13 +68,30 @@ class ChainBeginView(View):
             context = form_context(draft, preview, posted=True)
             return render(request, "training/form.html", context, status=400)
 
-        chain = chain_create(
-            owner=draft.reader,
-            stages=[stage_of(draft)],
-            priority=draft.priority,
-            starts_after=draft.after,
-        )
-        return redirect("chains:add", chain.pk)
+        return redirect("chains:add", draft_chain(draft).pk)
+
+
+def draft_chain(draft: Draft) -> Chain:
+    """The chain whose first stage was filled in; a form that is sent twice makes one."""
+    if earlier := chain_of_key(draft.reader, draft.key):
+        return earlier
+
+    try:
+        with transaction.atomic():
+            return chain_create(
+                owner=draft.reader,
+                stages=[stage_of(draft)],
+                priority=draft.priority,
+                starts_after=draft.after,
+                idempotency_key=draft.key,
+            )
+    except IntegrityError:
+        # The other half of a double click was faster.
+        earlier = chain_of_key(draft.reader, draft.key)
+        if earlier is None:
+            raise
+
+        return earlier
 
 
 class DraftView(View):
@@ -81,6 +99,8 @@ class DraftView(View):
 
     chain: Chain
     stages: list[Stage]
+    # Of the stage that it is about, from 1; one behind the others is a new one.
+    position: int = 1
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         self.chain = chain_or_404(request, kwargs["pk"])
@@ -91,23 +111,30 @@ class DraftView(View):
             return redirect(self.chain)
 
         self.stages = list(self.chain.stages.all())
+        # Of a form that is older than the chain, perhaps.
+        if not 1 <= self.position <= len(self.stages) + 1:
+            raise Http404
+
         answer: HttpResponse = super().dispatch(request, *args, **kwargs)  # type: ignore[assignment]
         return answer
 
 
 class StageMethodView(DraftView):
-    """Which method the next stage has."""
+    """Which method the next stage has, or the one at `?position=`."""
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         methods = list(TrainingMethod.objects.offered())
         chosen = method_named(methods, request.GET.get("method"))
+        asked = integer_of(request.GET.get("position", "")) or 0
+        number = asked if 1 <= asked <= len(self.stages) else len(self.stages) + 1
         if chosen is not None:
-            return redirect("chains:stage", pk, len(self.stages) + 1, chosen.slug)
+            return redirect("chains:stage", pk, number, chosen.slug)
 
         cards = method_cards(reader_of(request), methods, None)
         context = {
             "chain": self.chain,
-            "number": len(self.stages) + 1,
+            "number": number,
+            "carried": [("position", number)],
             "cards": cards,
             "first": cards[0].method if cards else None,
             "choice_url": reverse("chains:add", args=[pk]),
@@ -126,7 +153,7 @@ class StageView(DraftView):
 
     @property
     def stage(self) -> Stage | None:
-        """The stage that is there; None for a new one. Raises Http404 for one farther behind."""
+        """The stage that is there; None for a new one."""
         if self.position == len(self.stages) + 1:
             return None
 
@@ -207,8 +234,9 @@ class StageView(DraftView):
         draft.priority = Draft.priority
         draft.after = None
         if self.position > 1:
-            draft.base_model = self.stages[0].base_model
             draft.missing.pop("base_model", None)
+            draft.base_model = None
+            ingredients_take(draft, self.stages[0], "first stage", ("base_model",))
 
     def page(
         self, request: HttpRequest, draft: Draft, preview: dict[str, Any], *, posted: bool = False
@@ -256,9 +284,8 @@ def take_stage(draft: Draft, stage: Stage) -> None:
         name: value for name, value in values if name in fields and not fields[name].fixed
     }
     draft.name = stage.name
-    draft.base_model = stage.base_model
-    draft.dataset = stage.dataset
-    draft.evaluation_dataset = stage.evaluation_dataset
+    draft.base_model = draft.dataset = draft.evaluation_dataset = None
+    ingredients_take(draft, stage, "stage")
     draft.system_prompt = stage.system_prompt
     draft.labels = ", ".join(stage.labels)
     draft.continue_adapter = stage.start == Stage.Start.ADAPTER

@@ -112,11 +112,24 @@ def _is_better(run: TrainRun, value: float | None, before: float | None) -> bool
 def _result(run: TrainRun, metric: str) -> float | None:
     """The value of what the train leaves: its best checkpoint where it keeps that, else its
     end."""
-    is_best_kept = run.parameters.get("keep_best") and run.best_step is not None
-    if metric == run.objective.evaluation and is_best_kept:
-        return _finite(run.best_value)
+    if run.parameters.get("keep_best") and run.best_step is not None:
+        if metric == run.objective.evaluation:
+            return _finite(run.best_value)
+
+        return _at_step(run, metric, run.best_step)
 
     for values in (run.last_evaluation, run.last_metrics):
+        if metric in values:
+            return _finite(values[metric])
+
+    return None
+
+
+def _at_step(run: TrainRun, metric: str, step: int) -> float | None:
+    """The value at that step, or the last one that was measured before it."""
+    split = "eval" if metric.startswith("eval_") else "train"
+    measured = run.metrics.filter(split=split, step__lte=step).order_by("-step", "-seq")
+    for values in measured.values_list("values", flat=True).iterator():
         if metric in values:
             return _finite(values[metric])
 

@@ -64,6 +64,9 @@ class Chain(Owned):
         Status.CANCELLED: set(),
     }
 
+    # What its stages stand on is still needed.
+    OPEN: ClassVar = (Status.RUNNING, Status.STOPPED)
+
     name = models.CharField(max_length=120)
     # Written by transition() alone.
     status = models.CharField(

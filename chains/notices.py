@@ -17,8 +17,14 @@ def chain_notify(chain: Chain) -> None:
     """Record who is to be notified that the chain has ended or stopped, by a notice of its newest
     train. Call it inside the transaction that ends the chain."""
     stage = chain.stages.exclude(run=None).select_related("run").last()
-    if stage is not None and stage.run is not None and stage.run.ended:
-        notices_create(stage.run)
+    run = stage.run if stage is not None else None
+    if run is None or not run.ended:
+        return
+
+    # A chain can stop twice at the same attempt of a train, of which there is one notice a way. A
+    # sender that is at the earlier one only fails to record that it was sent.
+    Notice.objects.filter(job=run.number, attempt=run.attempt).delete()
+    notices_create(run)
 
 
 def chain_notice(run: TrainRun, notice: Notice) -> NoticeText | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from django.contrib import messages
@@ -27,7 +28,7 @@ from chains.services import (
     stage_move,
     stage_remove,
 )
-from chains.standing import chain_activity, go_on_words, stage_now, stage_rows
+from chains.standing import chain_activity, go_on_words, seen_of, stage_now, stage_rows
 from core.errors import UserError
 from core.listing import PAGE_ROWS
 from core.ownership import may_change, may_delete
@@ -64,7 +65,7 @@ def _stages(chain: Chain) -> list[Stage]:
 
 def chain_context(request: HttpRequest, chain: Chain) -> dict[str, Any]:
     reader = reader_of(request)
-    rows = stage_rows(chain, reader)
+    rows = stage_rows(chain, reader, seen_of([chain], reader), is_own_page=True)
     runs = [row.run.pk for row in rows if row.run is not None]
 
     return {
@@ -212,11 +213,16 @@ class StageGateView(StageActionView):
 
 
 def _number(text: str) -> float | None:
-    """None where nothing was typed. Raises UserError for what is no number."""
+    """None where nothing was typed. Raises UserError for what is no finite number."""
     if not text.strip():
         return None
 
     try:
-        return float(text)
+        value = float(text)
     except ValueError as error:
-        raise UserError({"gate_value": [f"{text[:40]!r} is no number."]}) from error
+        raise UserError({"gate_value": ["Give a number."]}) from error
+
+    if not math.isfinite(value):
+        raise UserError({"gate_value": ["Give a number."]})
+
+    return value

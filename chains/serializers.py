@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from chains.checking import FEWEST_STAGES, MOST_STAGES
 from chains.models import Chain, Stage
-from chains.standing import StageRow, chain_activity, stage_rows
+from chains.standing import Seen, StageRow, chain_activity, seen_of, stage_rows
 from core.api import KeyField, StrictSerializer
 from core.api_sharing import OwnerField
 from jobs.serializers import PriorityField
 from training.models import TrainRun
+
+
+class NumberField(serializers.FloatField):
+    """A finite number: a database keeps no other, and nothing is at most infinity."""
+
+    default_error_messages: ClassVar = {"invalid": "Give a number."}
+
+    def to_internal_value(self, data: Any) -> float:
+        value = super().to_internal_value(data)
+        if not math.isfinite(value):
+            self.fail("invalid")
+
+        return value
 
 
 class GateSerializer(StrictSerializer):
@@ -31,7 +45,7 @@ class GateSerializer(StrictSerializer):
         default="",
         help_text="For at_most and at_least, such as eval_loss.",
     )
-    value = serializers.FloatField(required=False, allow_null=True, default=None)
+    value = NumberField(required=False, allow_null=True, default=None)
 
 
 class StageCreateSerializer(StrictSerializer):
@@ -98,8 +112,9 @@ class ChainGoOnSerializer(StrictSerializer):
         default=None,
         min_value=1,
         max_value=2**62,
-        help_text="In place of the train that did not finish, such as a copy of it. Null: that "
-        "train, where somebody has resumed it, else a new one of the same values.",
+        help_text="In place of the train that did not finish, such as a copy of it, or as the stage "
+        "that could not begin. Null: that train, where somebody has resumed it, else a new one of "
+        "the same values.",
     )
 
 
@@ -156,7 +171,20 @@ class StageSerializer(serializers.Serializer[StageRow]):
     )
 
 
+class ChainsSerializer(serializers.ListSerializer[Any]):
+    """Chains of one page, whose trains and models are looked for at once."""
+
+    def to_representation(self, data: Any) -> Any:
+        chains = list(data)
+        assert isinstance(self.child, ChainSerializer)
+        self.child.seen = seen_of(chains, self.context["request"].user)
+        return super().to_representation(chains)
+
+
 class ChainSerializer(serializers.ModelSerializer[Chain]):
+    # Of all chains of a page; None for one chain alone.
+    seen: Seen | None = None
+
     owner = OwnerField()
     priority = PriorityField(read_only=True)
     after = serializers.IntegerField(source="starts_after_id", read_only=True, allow_null=True)
@@ -187,11 +215,13 @@ class ChainSerializer(serializers.ModelSerializer[Chain]):
             "url",
         )
         read_only_fields = fields
+        list_serializer_class = ChainsSerializer
 
     def get_activity(self, chain: Chain) -> str:
         return chain_activity(chain)
 
     @extend_schema_field(StageSerializer(many=True))
     def get_stages(self, chain: Chain) -> Any:
-        rows: Any = stage_rows(chain, self.context["request"].user)
+        reader = self.context["request"].user
+        rows: Any = stage_rows(chain, reader, self.seen or seen_of([chain], reader))
         return StageSerializer(rows, many=True).data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,12 +11,13 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
-from chains.advancing import chain_advance
+from chains.advancing import chain_advance, model_obstacle
 from chains.checking import chain_check, gate_clean
 from chains.models import Chain, Stage
 from core.errors import UserError
 from core.ownership import deletion_check, owner_check
 from core.text import clean_label, clean_text
+from jobs.services import jobs_follow
 from models_app.models import BaseModel
 from models_app.services import model_retry
 from training.models import TrainRun
@@ -71,10 +73,25 @@ def chain_create(
         for position, stage in enumerate(stages, start=1):
             stage.chain = chain
             stage.position = position
-            _clean(stage)
+            with _named_by_stage(position):
+                _clean(stage)
+
             stage.save()
 
     return chain
+
+
+@contextmanager
+def _named_by_stage(position: int) -> Iterator[None]:
+    """Name the fields of a refusal as those of a stage among others."""
+    try:
+        yield
+    except UserError as refusal:
+        fields = {
+            f"stages.{position - 1}.{name}": [f"Stage {position}: {text}" for text in texts]
+            for name, texts in refusal.fields.items()
+        }
+        raise UserError(fields, code=refusal.code, status=refusal.status) from refusal
 
 
 def chain_of_key(owner: User, idempotency_key: str) -> Chain | None:
@@ -99,10 +116,11 @@ def _clean(stage: Stage) -> None:
     stage.notes = clean_text(stage.notes)
     stage.gate_metric = clean_label(stage.gate_metric, limit=80)
     gate_clean(stage)
+    if stage.gate_value is not None and not math.isfinite(stage.gate_value):
+        raise UserError({"gate_value": ["Give a number."]})
+
     if stage.position > 1:
         stage.base_model = None
-    else:
-        stage.start = Stage.Start.MERGED
 
 
 def chain_rename(*, chain: Chain, by: User, name: str) -> Chain:
@@ -118,8 +136,8 @@ def chain_rename(*, chain: Chain, by: User, name: str) -> Chain:
 
 
 def stage_put(*, chain: Chain, by: User, stage: Stage, position: int | None = None) -> Stage:
-    """Add a stage to a draft, or put it in place of the one at `position`, whose gate stays. Raises
-    UserError where the chain is no draft, or has no such stage."""
+    """Add a stage to a draft, or put it in place of the one at `position`, whose gate and notes
+    stay. Raises UserError where the chain is no draft, or has no such stage."""
     with _draft(chain, by) as stages:
         if position is None:
             stage.position = len(stages) + 1
@@ -127,7 +145,7 @@ def stage_put(*, chain: Chain, by: User, stage: Stage, position: int | None = No
             before = _stage_at(stages, position)
             stage.pk = before.pk
             stage.position = position
-            for name in ("gate", "gate_metric", "gate_value"):
+            for name in ("gate", "gate_metric", "gate_value", "notes"):
                 setattr(stage, name, getattr(before, name))
 
         stage.chain = chain
@@ -172,7 +190,7 @@ def stage_remove(*, chain: Chain, by: User, position: int) -> None:
 
         stages.remove(stage)
         if position == 1:
-            stages[0].base_model = stage.base_model
+            _put_first(stages[0], stage.base_model)
 
         stage.delete()
         _number(stages)
@@ -184,13 +202,22 @@ def stage_move(*, chain: Chain, by: User, position: int, to: str) -> None:
     with _draft(chain, by) as stages:
         stage = _stage_at(stages, position)
         _choice_check("to", to, ("up", "down"))
-        base_model = stages[0].base_model
+        first = stages[0]
+        base_model = first.base_model
         index = position - 1
         target = max(0, index - 1) if to == "up" else min(len(stages) - 1, index + 1)
 
         stages.insert(target, stages.pop(stages.index(stage)))
-        stages[0].base_model = base_model
+        if stages[0] is not first:
+            _put_first(stages[0], base_model)
+
         _number(stages)
+
+
+def _put_first(stage: Stage, base_model: BaseModel | None) -> None:
+    """It starts from the base model now, which may have no adapter to carry on."""
+    stage.base_model = base_model
+    stage.start = Stage.Start.MERGED
 
 
 def _number(stages: Sequence[Stage]) -> None:
@@ -251,17 +278,20 @@ def chain_cancel(*, chain: Chain, by: User) -> Chain:
     """No further stage starts, and its train that waits or runs is stopped. One that has ended
     stays as it is. Raises UserError for a draft."""
     owner_check(chain, by)
-    chain.refresh_from_db()
-    if chain.status == Status.DRAFT:
-        raise UserError("This chain is a draft. Delete it instead.", code="wrong_state")
-
-    while not chain.ended and not chain.transition(Status.CANCELLED):
+    with transaction.atomic():
+        # Nobody begins a stage meanwhile.
+        Chain.objects.select_for_update(of=("self",)).get(pk=chain.pk)
         chain.refresh_from_db()
+        if chain.status == Status.DRAFT:
+            raise UserError("This chain is a draft. Delete it instead.", code="wrong_state")
 
-    for stage in chain.stages.exclude(run=None).select_related("run"):
-        run = stage.run
-        if run is not None and not run.ended and run.owner_id == chain.owner_id:
-            train_stop(run=run, by=by if by.pk == run.owner_id else _owner_of(run))
+        if not chain.ended:
+            chain.transition(Status.CANCELLED)
+
+        for stage in chain.stages.exclude(run=None).select_related("run"):
+            run = stage.run
+            if run is not None and not run.ended and run.owner_id == chain.owner_id:
+                train_stop(run=run, by=by if by.pk == run.owner_id else _owner_of(run))
 
     return chain
 
@@ -276,29 +306,47 @@ def chain_go_on(*, chain: Chain, by: User, train: TrainRun | None = None) -> Cha
 
     Where its gate is closed, or the proof of its model failed, it goes on in spite of that. Where
     its train did not finish: with that train if somebody has resumed it, with `train`, a copy, or
-    else with a new train of the same values. Raises UserError."""
+    else with a new train of the same values. Where a stage could not begin, `train` is that stage.
+    Raises UserError."""
     owner_check(chain, by)
     with transaction.atomic():
         chain = Chain.objects.select_for_update(of=("self",)).get(pk=chain.pk)
         if chain.status != Status.STOPPED:
             raise UserError("Only a chain that has stopped can go on.", code="wrong_state")
 
-        begun = list(
-            chain.stages.exclude(began_at=None).select_related("run", "model").order_by("position")
-        )
-        if begun:
-            _clear_way(chain, begun[-1], train)
+        stages = list(chain.stages.select_related("run", "model"))
+        begun = [stage for stage in stages if stage.has_begun]
+        if train is not None:
+            _take_train(chain, _stage_to_fill(stages, begun), train)
+        elif begun:
+            _clear_way(chain, begun[-1])
+
         chain.transition(Status.RUNNING, reason="")
 
     return _advanced(chain)
 
 
-def _clear_way(chain: Chain, stage: Stage, train: TrainRun | None) -> None:
+def _stage_to_fill(stages: Sequence[Stage], begun: Sequence[Stage]) -> Stage:
+    """The stage that a train is named for: the newest one, or the next where that is done and only
+    the next could not begin."""
+    is_done = not begun or _is_done(begun[-1])
+    index = len(begun) if is_done and len(begun) < len(stages) else len(begun) - 1
+    return stages[index]
+
+
+def _is_done(stage: Stage) -> bool:
+    """Whether the next stage may start from what this one made."""
+    is_finished = stage.run is not None and stage.run.status == TrainRun.Status.FINISHED
+    is_passed = bool(stage.passed) or stage.gate_waived
+    model = stage.model
+    is_ready = model is not None and model.status == BaseModel.Status.READY
+    return is_finished and is_passed and is_ready and not model_obstacle(stage)
+
+
+def _clear_way(chain: Chain, stage: Stage) -> None:
     """Take away what stopped a chain at `stage`."""
     run = stage.run
-    if train is not None:
-        _take_train(chain, stage, train)
-    elif run is None or run.status in (TrainRun.Status.FAILED, TrainRun.Status.STOPPED):
+    if run is None or run.status in (TrainRun.Status.FAILED, TrainRun.Status.STOPPED):
         _forget(stage)
     elif run.owner_id != chain.owner_id:
         raise UserError(
@@ -370,13 +418,19 @@ def chain_delete(*, chain: Chain, by: User) -> None:
         raise UserError("This chain runs. Cancel it first.", code="wrong_state")
 
 
-def chain_follow(row: Any, owner: User) -> None:
-    """The trains of a chain, and the models made between them, change hands with it."""
+def chain_follow(row: Any, earlier: User | None, owner: User) -> None:
+    """The trains of a chain, and the models made between them, change hands with it, as far as they
+    belonged to its `earlier` owner."""
     if not isinstance(row, Chain):
         return
 
     for stage in row.stages.select_related("run", "model"):
         if stage.run is not None:
-            TrainRun.objects.filter(pk=stage.run.pk).update(owner=owner, idempotency_key=None)
+            runs = TrainRun.objects.filter(pk=stage.run.pk, owner=earlier)
+            if runs.update(owner=owner, idempotency_key=None):
+                jobs_follow(stage.run, earlier, owner)
+
         if stage.model is not None:
-            BaseModel.objects.filter(pk=stage.model.pk).update(owner=owner)
+            models = BaseModel.objects.filter(pk=stage.model.pk, owner=earlier)
+            if models.update(owner=owner):
+                jobs_follow(stage.model, earlier, owner)

@@ -12,6 +12,7 @@ from chains.checking import Errors, stages_errors
 from chains.gates import gate_words, measured_words, method_metrics
 from chains.models import Chain, Stage
 from core.ownership import Reader, may_change
+from jobs.devices.presence import worker_state
 from models_app.models import BaseModel
 from training.models import TrainRun
 from training.train.durations import run_progress
@@ -83,22 +84,41 @@ class StageRow:
         return "waived" if self.stage.gate_waived else "closed"
 
 
-def stage_rows(chain: Chain, reader: User | AnonymousUser) -> list[StageRow]:
-    """The stages in order, by a few queries however many there are."""
+@dataclass(frozen=True)
+class Seen:
+    """Ids of the trains and models of chains that a reader may see."""
+
+    runs: set[int]
+    models: set[int]
+
+
+def seen_of(chains: Iterable[Chain], reader: User | AnonymousUser) -> Seen:
+    """By two queries, however many chains there are. Their stages are there already."""
+    stages = [stage for chain in chains for stage in chain.stages.all()]
+    return Seen(
+        runs=_seen(TrainRun, [stage.run_id for stage in stages], reader),
+        models=_seen(BaseModel, [stage.model_id for stage in stages], reader),
+    )
+
+
+def stage_rows(
+    chain: Chain, reader: User | AnonymousUser, seen: Seen, *, is_own_page: bool = False
+) -> list[StageRow]:
+    """The stages in order. is_own_page: with what takes many queries, the errors of a draft and the
+    copies that could take the place of a train."""
     stages = list(chain.stages.all())
-    runs = _seen(TrainRun, [stage.run_id for stage in stages], reader)
-    models = _seen(BaseModel, [stage.model_id for stage in stages], reader)
-    errors = stages_errors(chain, stages) if chain.status == Status.DRAFT else []
+    is_checked = is_own_page and chain.status == Status.DRAFT
+    errors = stages_errors(chain, stages) if is_checked else []
 
     return [
         StageRow(
             stage=stage,
             is_first=index == 0,
             is_last=index == len(stages) - 1,
-            run=stage.run if stage.run_id in runs else None,
-            model=stage.model if stage.model_id in models else None,
+            run=stage.run if stage.run_id in seen.runs else None,
+            model=stage.model if stage.model_id in seen.models else None,
             errors=_texts(errors[index]) if errors else [],
-            copies=_copies(chain, stage, reader),
+            copies=_copies(chain, stage, reader) if is_own_page else [],
         )
         for index, stage in enumerate(stages)
     ]
@@ -158,6 +178,10 @@ def chain_activity(chain: Chain) -> str:
     if stage.model is not None and stage.model.status == BaseModel.Status.IMPORTING:
         phase = stage.model.phase.lower()
         return f"{at} has finished. Its model is being made{f': {phase}' if phase else ''}."
+
+    worker = worker_state()
+    if worker.device is None:
+        return f"{at} has finished. The next one waits for a worker. {worker.message}"
 
     return f"{at} has finished. The next one is about to start."
 

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.contrib.auth import get_permission_codename
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.exceptions import PermissionDenied
-from django.db import models
+from django.db import models, transaction
 
 from core.errors import UserError
 
@@ -144,18 +144,20 @@ def owner_set(row: Any, *, by: User, owner: User) -> None:
         message = f"{owner.get_username()} cannot sign in. Choose somebody else."
         raise UserError({"owner": [message]})
 
-    _write(row, owner=owner, **released_on_hand_over(type(row)))
-    for follow in _followers:
-        follow(row, owner)
+    earlier = row.owner
+    with transaction.atomic():
+        _write(row, owner=owner, **released_on_hand_over(type(row)))
+        for follow in _followers:
+            follow(row, earlier, owner)
 
 
 # What else changes hands with a row.
-_followers: list[Callable[[Any, User], None]] = []
+_followers: list[Callable[[Any, User | None, User], None]] = []
 
 
-def follow_owner(follow: Callable[[Any, User], None]) -> None:
-    """Have `follow(row, owner)` called when a row was handed over. For an app to call once, when it
-    is ready."""
+def follow_owner(follow: Callable[[Any, User | None, User], None]) -> None:
+    """Have `follow(row, earlier owner, owner)` called when a row was handed over. For an app to call
+    once, when it is ready."""
     _followers.append(follow)
 
 

@@ -326,6 +326,8 @@ def _to_hub(export: Export) -> str:
             token=hub_token_of_their_own(export.asked_by),
             public=not export.options.get("private", True),
             update=bool(export.options.get("replace")),
+            again=bool(export.options.get("begun")),
+            on_begun=lambda: _delivery_begun(export),
             on_progress=progress,
             on_retry=on_retry,
         )
@@ -346,6 +348,8 @@ def _to_ollama(export: Export) -> str:
         total = report.get("bytes", total)
         if "sent" in report and total:
             progress(report["sent"] / total)
+        if report.get("begun"):
+            _delivery_begun(export)
         if "phase" in report:
             progress(progress.export.progress, str(report["phase"]).capitalize())
 
@@ -353,11 +357,18 @@ def _to_ollama(export: Export) -> str:
         export.files_path,
         export.destination,
         replace=bool(export.options.get("replace")),
+        again=bool(export.options.get("begun")),
         on_report=on_report,
         on_tick=progress.again,
     )
 
     return ""
+
+
+def _delivery_begun(export: Export) -> None:
+    """What is found at the destination from now on may be of this export: a worker that is killed
+    after it was delivered does not take it for somebody else's."""
+    _write(export, options=export.options | {"begun": True})
 
 
 def _write(export: Export, **values: object) -> None:

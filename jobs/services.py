@@ -313,8 +313,9 @@ def _queue_again(job: Job, **values: Any) -> bool:
 # House-keeping
 
 
-def jobs_follow(subject: Any, owner: User) -> None:
-    """What waits or runs for something is done for whoever has that now."""
+def jobs_follow(subject: Any, earlier: User | None, owner: User) -> None:
+    """What waits or runs for something is done for whoever has that now, whoever was the earlier
+    one."""
     for kind in kinds():
         if kind.keys:
             keys = function_of(kind.keys)(subject)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import UserError
@@ -38,6 +39,23 @@ def adapter_base(model: BaseModel) -> BaseModel | None:
         model, base = base, base.parent
 
     return base
+
+
+def ancestors_load(models: Sequence[BaseModel]) -> None:
+    """Load what these models were trained from, and that again, as adapter_base follows it: one
+    query a generation. The parents of `models` are there already."""
+    known = {model.pk: model for model in models}
+    generation = [model.parent for model in models if model.parent is not None]
+
+    while generation:
+        wanted = {row.parent_id for row in generation if row.parent_id is not None}
+        found = BaseModel.objects.in_bulk(wanted - known.keys())
+        known |= found
+        for row in generation:
+            if row.parent_id is not None:
+                row.parent = known[row.parent_id]
+
+        generation = list(found.values())
 
 
 def adapter_copy(weights: Path, target: Path) -> bool:
@@ -98,7 +116,9 @@ def adapters_keep() -> None:
     for model in BaseModel.objects.filter(
         source=BaseModel.Source.TRAIN, status=BaseModel.Status.READY
     ):
-        if model.trained_path.is_dir():
+        weights = weights_folder(model)
+        # Before the checkpoint is read, which takes long: this is asked again and again.
+        if model.has_adapter or not (weights / ADAPTER_WEIGHTS).is_file():
             continue
 
         try:

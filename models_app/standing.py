@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db import models
-from django.db.models import QuerySet
+from django.db import models, router
+from django.db.models import ProtectedError, QuerySet
+from django.db.models.deletion import Collector
 
 from core.ownership import Owned
 from core.text import counted
@@ -20,7 +21,7 @@ NAMED = 3
 
 def in_use_text(model: BaseModel, reader: User) -> str:
     """Why a model stays, by the names of what stands on it; "" where nothing does. What `reader`
-    may not see is counted only."""
+    may not see is counted only, and of chains it is said that there is one."""
     parts = []
     hidden = []
 
@@ -37,12 +38,27 @@ def in_use_text(model: BaseModel, reader: User) -> str:
             hidden.append(f"{counted(hidden_count, noun)} of others")
 
     if not parts and not hidden:
-        return ""
+        return chain_text(model) if _is_needed_now(model) else ""
 
     return (
         f"{model.title} stays, because it is in use by {'; '.join(parts + hidden)}. Archive it "
         "instead: it is then no longer offered."
     )
+
+
+def chain_text(model: BaseModel) -> str:
+    return f"A chain that runs stands on {model.title}. Cancel the chain first."
+
+
+def _is_needed_now(model: BaseModel) -> bool:
+    """Whether rows of another app, which protect the model for a time only, need it now. Asks as a
+    deletion would, and deletes nothing."""
+    try:
+        Collector(using=router.db_for_write(BaseModel), origin=model).collect([model])
+    except ProtectedError:
+        return True
+
+    return False
 
 
 def _uses(model: BaseModel) -> Iterator[tuple[type[models.Model], QuerySet[Any]]]:

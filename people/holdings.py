@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from django.contrib.auth.models import User
 from django.db import models
 
+from chains.models import Chain, Stage
 from core.ownership import Owned, owned_models
 from training.models import TrainRun
 
@@ -66,7 +67,7 @@ def holdings_text(person: User) -> str:
 
 def uses_by_others(person: User) -> list[Use]:
     """Every row of `person` that must stay because rows of others refer to it."""
-    return [*_references(person), *_reward_models_in_use(person)]
+    return [*_references(person), *_reward_models_in_use(person), *_uses_by_chains(person)]
 
 
 def uses_text(uses: list[Use]) -> str:
@@ -130,6 +131,20 @@ def _reward_models_in_use(person: User) -> Iterator[Use]:
 
             if scorer is not None:
                 yield Use(scorer, run)
+
+
+def _uses_by_chains(person: User) -> Iterator[Use]:
+    """Uses by chains of others that run, or can go on."""
+    open_stages = Stage.objects.filter(chain__status__in=Chain.OPEN).exclude(chain__owner=person)
+
+    for field in Stage._meta.concrete_fields:
+        target = field.related_model
+        if not isinstance(target, type) or not issubclass(target, Owned) or target is Chain:
+            continue
+
+        stages = open_stages.filter(**{f"{field.name}__owner": person})
+        for stage in stages.select_related(field.name, "chain__owner").order_by("pk"):
+            yield Use(getattr(stage, field.name), stage.chain)
 
 
 def _needed_by(row: Owned) -> Iterator[Owned]:

@@ -14,9 +14,12 @@ from chains.models import Chain, Stage
 from chains.services import chain_create, chain_order
 from datasets_app.models import Dataset
 from engine.contract.rundir import MODEL
+from jobs.devices import presence
 from methods.models import TrainingMethod
 from methods.services import methods_install
 from models_app.models import BaseModel
+from tests.training.test_carrying_on import ADAPTER
+from tests.training.test_carrying_on import model_of as model_of_parent
 from training.models import MetricRow, TrainRun
 
 
@@ -27,6 +30,17 @@ def home(tmp_path, settings):
     (folder / "tmp").mkdir(parents=True)
     settings.HOME = folder
     settings.DISK_RESERVE_BYTES = 0
+
+
+WORKER = {"name": "w", "host": "far", "process": "", "device": {"kind": "cpu", "name": "CPU"}}
+
+
+@pytest.fixture(autouse=True)
+def workers(monkeypatch) -> list[dict[str, Any]]:
+    """Those that are there, without a queue: one, on the CPU. A test may take it away."""
+    present = [WORKER]
+    monkeypatch.setattr(presence, "workers_present", lambda: present)
+    return present
 
 
 @pytest.fixture
@@ -73,6 +87,12 @@ def toys(alice) -> Dataset:
 @pytest.fixture
 def pairs(alice) -> Dataset:
     return dataset_make(alice, "Pairs", "preference")
+
+
+@pytest.fixture
+def tuned(model) -> BaseModel:
+    """A model that was trained from `model` and keeps its adapter, of rank 8."""
+    return model_of_parent(model, "Tuned", ADAPTER)
 
 
 @pytest.fixture

@@ -8,16 +8,25 @@ from django.contrib.auth.models import User
 from django.db import transaction
 
 import chains.advancing
+import chains.services
 from chains.advancing import chain_advance, chains_advance
 from chains.models import Chain, Stage
-from chains.services import chain_cancel, chain_copy, chain_go_on, chain_order
+from chains.services import (
+    chain_cancel,
+    chain_copy,
+    chain_create,
+    chain_go_on,
+    chain_order,
+)
+from chains.standing import chain_activity
 from core.errors import UserError
 from core.ownership import owner_set
 from datasets_app.models import Dataset
 from datasets_app.services import dataset_archive, dataset_delete
-from jobs.models import IllegalTransition
+from jobs.models import IllegalTransition, Job
 from models_app.models import BaseModel
-from models_app.services import model_delete
+from models_app.services import job_key, model_delete
+from models_app.standing import in_use_text
 from tests.chains.conftest import (
     advance,
     measure,
@@ -27,7 +36,7 @@ from tests.chains.conftest import (
     stages,
     train_end,
 )
-from training.models import TrainRun
+from training.models import MetricRow, TrainRun
 from training.train.merging import train_merge
 from training.train.services import train_create, train_delete, train_stop
 
@@ -323,13 +332,17 @@ def test_nothing_that_a_running_chain_needs_is_deleted(make_chain, alice, pairs)
     merged(chain)
     with pytest.raises(UserError, match="chain that runs"):
         train_delete(run=run_of(chain), by=alice)
+    model = model_of(chain)
+    said = f"A chain that runs stands on {model.title}. Cancel the chain first."
+    assert in_use_text(model, alice) == said
     with pytest.raises(UserError) as refused:
-        model_delete(model=model_of(chain), by=alice)
-    assert refused.value.code == "in_use"
+        model_delete(model=model, by=alice)
+    assert (refused.value.code, refused.value.message) == ("in_use", said)
 
     chain_cancel(chain=chain, by=alice)
     dataset_delete(dataset=pairs, by=alice)
     assert stages(chain)[1].dataset is None
+    assert in_use_text(model, alice) == ""
 
 
 def test_what_became_of_a_stage_s_ingredients_stops_the_chain_with_its_reason(
@@ -341,7 +354,10 @@ def test_what_became_of_a_stage_s_ingredients_stops_the_chain_with_its_reason(
     advance(chain)
     merged(chain)
     assert advance(chain).status == Status.STOPPED
-    assert chain.reason == "Stage 2 cannot start: Pairs is archived."
+    assert chain.reason == (
+        "Stage 2 cannot start: Pairs is archived. Share or restore it, then go on; or copy the "
+        "chain."
+    )
 
     Dataset.objects.update(archived_at=None)
     chain = chain_go_on(chain=chain, by=alice)
@@ -355,7 +371,7 @@ def test_what_is_no_longer_shared_is_not_trained_on(make_chain, bob, pairs):
     advance(chain)
     merged(chain)
     assert advance(chain).status == Status.STOPPED
-    assert "no longer shared" in chain.reason
+    assert "no longer shared. Share or restore it, then go on; or copy the" in chain.reason
 
 
 def test_a_train_that_was_handed_over_alone_stops_its_chain(make_chain, bob):
@@ -422,3 +438,126 @@ def test_a_copy_is_a_draft_of_ones_own(make_chain, bob):
     assert first.run is None
     assert second.method == stages(chain)[1].method
     assert Stage.objects.count() == 4
+
+
+def test_a_stage_waits_while_no_worker_says_what_its_device_can(make_chain, workers):
+    chain = make_chain()
+    train_end(run_of(chain))
+    advance(chain)
+    merged(chain)
+    here = workers.pop()
+    assert advance(chain).status == Status.RUNNING
+    assert stages(chain)[1].run is None
+    assert "Stage 1 of 2 has finished. The next one waits for a worker." in chain_activity(chain)
+
+    workers.append(here)
+    advance(chain)
+    assert run_of(chain, 2).status == "queued"
+
+
+def test_a_first_stage_carries_the_adapter_of_its_base_model_on(make_chain, tuned):
+    chain = make_chain(base_model=tuned, start=Stage.Start.ADAPTER)
+    run = run_of(chain)
+    assert (run.continue_adapter, run.parameters["lora_rank"]) == (True, 8)
+
+
+def test_a_first_stage_without_an_adapter_to_carry_on_is_refused(make_chain, model):
+    with pytest.raises(UserError) as refused:
+        make_chain(start=Stage.Start.ADAPTER)
+    assert list(refused.value.fields) == ["stages.0.start"]
+    assert "not trained here" in refused.value.message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("position", [1, 2])
+def test_a_bound_that_is_no_number_is_not_stored(draft, alice, value, position):
+    chain = draft()
+    made = stages(chain)
+    for stage in made:
+        stage.pk = None
+    made[position - 1].gate = "at_most"
+    made[position - 1].gate_value = value
+    with pytest.raises(UserError) as refused:
+        chain_create(owner=alice, stages=made)
+    name = f"stages.{position - 1}.gate_value"
+    assert refused.value.fields == {name: [f"Stage {position}: Give a number."]}
+    assert Chain.objects.count() == 1
+
+
+def test_another_value_of_a_train_that_keeps_its_best_is_that_of_its_best(make_chain):
+    metric = "eval_mean_token_accuracy"
+    chain = make_chain(
+        gate="at_least",
+        gate_metric=metric,
+        gate_value=0.8,
+        parameters={"keep_best": True},
+    )
+    run = run_of(chain)
+    measure(run, 0.5, 0.9, 0.6, metric=metric)
+    MetricRow.objects.create(run=run, seq=9, step=10, split="train", time=0, values={metric: 0.1})
+    train_end(run, best_value=0.9, best_step=15)
+    advance(chain)
+    assert stages(chain)[0].measured == 0.9
+    assert chain.status == Status.RUNNING
+
+
+def test_a_chain_is_cancelled_with_its_train_or_not_at_all(make_chain, alice, monkeypatch):
+    chain = make_chain()
+
+    def fail(**_):
+        raise OSError("The queue is away.")
+
+    monkeypatch.setattr(chains.services, "train_stop", fail)
+    with pytest.raises(OSError, match="away"):
+        chain_cancel(chain=chain, by=alice)
+    chain.refresh_from_db()
+    assert (chain.status, run_of(chain).status) == (Status.RUNNING, "queued")
+
+
+def test_what_belongs_to_a_third_person_is_not_handed_over(make_chain, bob, otto):
+    chain = make_chain()
+    run = run_of(chain)
+    train_end(run)
+    advance(chain)
+    model = model_of(chain)
+    assert Job.objects.get(key=job_key(model)).owner == chain.owner
+    TrainRun.objects.filter(pk=run.pk).update(owner=otto)
+    owner_set(chain, by=otto, owner=bob)
+    assert (run_of(chain).owner, model_of(chain).owner) == (otto, bob)
+    assert Job.objects.get(key=job_key(model)).owner == bob
+
+
+def test_a_chain_of_high_priority_goes_on_with_somebody_who_cannot_give_that(draft, bob, otto):
+    Dataset.objects.update(shared=True)
+    chain = draft()
+    Chain.objects.update(owner=otto, priority=TrainRun.Priority.HIGH)
+    chain.refresh_from_db()
+    chain = chain_order(chain=chain, by=otto)
+    assert run_of(chain).priority == TrainRun.Priority.HIGH
+    train_end(run_of(chain))
+    advance(chain)
+    merged(chain)
+    owner_set(chain, by=otto, owner=bob)
+    assert advance(chain).status == Status.RUNNING, chain.reason
+    assert run_of(chain, 2).priority == TrainRun.Priority.NORMAL
+
+
+def test_a_train_takes_the_place_of_a_stage_that_could_not_begin(make_chain, alice, pairs, toys):
+    chain = make_chain()
+    dataset_archive(dataset=pairs, by=alice)
+    first = run_of(chain)
+    train_end(first)
+    advance(chain)
+    merged(chain)
+    assert advance(chain).status == Status.STOPPED
+
+    values = {"method": first.method, "dataset": toys, "parameters": {}, "name": "instead"}
+    wrong, _ = train_create(owner=alice, base_model=first.base_model, **values)
+    with pytest.raises(UserError, match="another model"):
+        chain_go_on(chain=chain, by=alice, train=wrong)
+
+    right, _ = train_create(owner=alice, base_model=model_of(chain), **values)
+    chain = chain_go_on(chain=chain, by=alice, train=right)
+    assert (chain.status, run_of(chain), run_of(chain, 2)) == (Status.RUNNING, first, right)
+    train_end(right)
+    assert advance(chain).status == Status.SUCCEEDED

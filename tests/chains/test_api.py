@@ -1,6 +1,8 @@
 """/api/v1/chains/: what it takes and refuses, and by which names."""
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from chains.models import Chain
 from datasets_app.models import Dataset
@@ -49,6 +51,7 @@ def test_a_call_that_is_sent_again_orders_nothing_twice(caller, body):
     assert Chain.objects.count() == 2
 
 
+BOUND = {"kind": "at_most", "metric": "eval_loss"}
 WRONG = [
     (1, {"method": "lora"}, "stages.1.dataset", "cannot read the format"),
     (1, {"dataset": "nothing"}, "stages.1.dataset", "no dataset"),
@@ -59,6 +62,17 @@ WRONG = [
     (0, {"gate": {"kind": "at_most", "metric": "odd"}}, "stages.0.gate.metric", "measures"),
     (0, {"gate": {"kind": "at_least", "metric": "loss"}}, "stages.0.gate.value", "number"),
     (0, {"gate": {"kind": "odd"}}, "stages.0.gate.kind", "not a valid choice"),
+    (0, {"gate": BOUND | {"value": "nan"}}, "stages.0.gate.value", "Give a number."),
+    (1, {"gate": BOUND | {"value": "-inf"}}, "stages.1.gate.value", "Give a number."),
+    (0, {"start": "adapter"}, "stages.0.start", "Stage 1: Tiny was not trained here"),
+    (1, {"parameters": {"optim": ["a\x00"]}}, "stages.1.parameters.optim", "Null characters"),
+    (1, {"parameters": {"o\x00": 1}}, "stages.1.parameters.o\ufffd", "Null characters"),
+    (
+        1,
+        {"method": "sft", "dataset": "toys", "start": "adapter"},
+        "stages.1.start",
+        "All weights are trained",
+    ),
     (0, {"method": "reward", "dataset": "pairs"}, "stages.0.method", "can only be last"),
     (
         0,
@@ -148,3 +162,38 @@ def test_a_copy_is_a_draft_that_can_be_run(caller, body):
     told = caller.post(f"{PATH}{copy['id']}/run/").json()
     assert (told["status"], told["stages"][0]["train_status"]) == ("running", "queued")
     assert caller.post(f"{PATH}{copy['id']}/run/").status_code == 400
+
+
+def test_a_first_stage_carries_the_adapter_of_its_base_model_on(caller, body, tuned):
+    body["stages"][0] |= {"base_model": "tuned", "start": "adapter"}
+    body["stages"][1] |= {"start": "adapter", "parameters": {"lora_rank": 16}}
+    refused = caller.post(PATH, body, JSON).json()["error"]["fields"]
+    assert "stage 1 has 8" in " ".join(refused["stages.1.parameters.lora_rank"])
+
+    body["stages"][1]["parameters"] = {}
+    answer = caller.post(PATH, body, JSON)
+    assert answer.status_code == 201, answer.content
+    assert [stage["start"] for stage in answer.json()["stages"]] == ["adapter", "adapter"]
+    run = run_of(Chain.objects.get())
+    assert (run.continue_adapter, run.parameters["lora_rank"]) == (True, 8)
+
+
+def test_a_list_asks_the_database_as_often_for_many_chains_as_for_one(caller, draft, make_chain):
+    def count() -> int:
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            assert caller.get(PATH).status_code == 200
+        return len(queries)
+
+    draft()
+    train_end(run_of(make_chain()), "failed", error="-")
+    for chain in Chain.objects.all():
+        advance(chain)
+    before = count()
+    for _ in range(3):
+        draft()
+        train_end(run_of(make_chain()), "failed", error="-")
+    for chain in Chain.objects.all():
+        advance(chain)
+    assert count() == before

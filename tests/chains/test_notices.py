@@ -1,6 +1,7 @@
 """One notice for a chain, and none for each of its trains."""
 
 import pytest
+from django.utils import timezone
 
 from chains.services import chain_go_on
 from jobs.models import Notice
@@ -61,3 +62,20 @@ def test_a_chain_that_stops_says_why_and_a_train_that_is_resumed_speaks_for_itse
 
     chain_go_on(chain=chain, by=alice)
     assert Notice.objects.count() == 2
+
+
+def test_each_stop_is_told_although_the_train_is_the_same(make_chain, alice):
+    chain = make_chain(gate="better")
+    end(run_of(chain), FINISHED)
+    advance(chain)
+    (first,) = Notice.objects.all()
+    assert "The gate behind stage 1 is closed" in webhook_body(first)["chain"]["reason"]
+    Notice.objects.update(sent_at=timezone.now(), tries=1)
+
+    chain_go_on(chain=chain, by=alice)
+    merged(chain, status="failed", error="The disk is full.")
+    advance(chain)
+    (second,) = Notice.objects.all()
+    assert second.uuid != first.uuid
+    assert second.sent_at is None
+    assert "The disk is full." in webhook_body(second)["chain"]["reason"]

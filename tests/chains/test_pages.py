@@ -1,11 +1,14 @@
 """The pages of chains: a draft is put together by forms alone, runs, and says where it stands."""
 
+import json
+
 import pytest
 from bs4 import BeautifulSoup
 
 from chains.models import Chain
 from chains.services import chain_cancel
 from methods.models import TrainingMethod
+from models_app.models import BaseModel
 from tests.chains.conftest import advance, measure, merged, run_of, stages, train_end
 from tests.training.test_form import filled
 from training.models import TrainRun
@@ -217,3 +220,99 @@ def test_a_chain_is_copied_renamed_and_deleted(caller, make_chain, alice):
     assert "Cancel it first" in refused.content.decode()
     caller.post(f"{copy}delete/")
     assert list(Chain.objects.all()) == [chain]
+
+
+def test_the_form_of_a_train_carries_an_adapter_on_in_a_chain_too(caller, tuned, pairs, alice):
+    sent = filled(base_model=tuned.pk, continue_adapter="on")
+    answer = caller.post("/chains/new/lora/", sent)
+    chain = Chain.objects.get()
+    assert answer["Location"] == f"/chains/{chain.pk}/add/"
+    (first,) = stages(chain)
+    assert (first.start, first.base_model) == ("adapter", tuned)
+    path = f"/chains/{chain.pk}/stages/1/form/lora/"
+    assert page(caller, path).select_one("[name=continue_adapter][value=on]").has_attr("checked")
+    shown = page(caller, f"/chains/{chain.pk}/").select_one("#stage-1").get_text(" ")
+    assert "its adapter carried on" in " ".join(shown.split())
+
+    following = f"/chains/{chain.pk}/stages/2/form/dpo/"
+    assert "Rank 8" in page(caller, following).select_one("#field-continue_adapter").get_text()
+    caller.post(following, {"base_model": tuned.pk, "dataset": pairs.pk, "continue_adapter": "on"})
+    caller.post(f"/chains/{chain.pk}/run/")
+    run = run_of(chain)
+    assert (run.continue_adapter, run.parameters["lora_rank"]) == (True, 8)
+
+
+def test_a_form_that_is_sent_twice_makes_one_chain(caller):
+    sent = filled(key="once")
+    first = caller.post("/chains/new/lora/", sent)
+    again = caller.post("/chains/new/lora/", sent)
+    assert first["Location"] == again["Location"]
+    assert Chain.objects.count() == 1
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf", "1e999", "much"])
+@pytest.mark.parametrize("position", [1, 2])
+def test_a_bound_that_is_no_number_is_refused(caller, draft, value, position):
+    chain = draft()
+    sent = {"gate": "at_most", "gate_metric": "eval_loss", "gate_value": value}
+    refused = caller.post(f"/chains/{chain.pk}/stages/{position}/gate/", sent, follow=True)
+    assert "Give a number." in refused.content.decode()
+    assert stages(chain)[position - 1].gate == "finished"
+
+
+@pytest.mark.parametrize("position", [0, 4, 99])
+def test_the_form_of_a_stage_that_is_not_there_any_more_is_not_found(caller, draft, position):
+    path = f"/chains/{draft().pk}/stages/{position}/form/lora/"
+    assert caller.get(path).status_code == 404
+    assert caller.post(path, filled()).status_code == 404
+    assert caller.post(f"{path}plan/", filled()).status_code == 404
+
+
+def test_what_the_form_does_not_ask_for_stays(caller, draft):
+    chain = draft(notes="Ask Bob.", gate="better")
+    caller.post(f"/chains/{chain.pk}/stages/1/form/lora/", filled(name="changed"))
+    first = stages(chain)[0]
+    assert (first.name, first.notes, first.gate) == ("changed", "Ask Bob.", "better")
+
+
+def test_a_copy_shows_nothing_of_what_its_owner_may_not_see(client, draft, bob, model):
+    chain = draft()
+    Chain.objects.update(shared=True)
+    client.force_login(bob)
+    copy = client.post(f"/chains/{chain.pk}/copy/")["Location"]
+    shown = page(client, f"{copy}stages/1/form/lora/")
+    assert "You cannot see the dataset of the stage." in shown.get_text(" ")
+    assert told(shown)["plan"] is None
+    assert "Toys" not in str(shown)
+
+    BaseModel.objects.update(shared=False)
+    shown = page(client, f"{copy}stages/2/form/dpo/")
+    assert "You cannot see the base model of the first stage." in shown.get_text(" ")
+    assert told(shown)["plan"] is None
+
+
+def told(form: BeautifulSoup) -> dict:
+    """What the form says of the train when it opens."""
+    return json.loads(form.select_one("#form-data").string)["preview"]
+
+
+def test_a_stage_without_its_method_is_given_another(caller, draft, pairs):
+    chain = draft()
+    chain.stages.filter(position=2).update(method=None)
+    (link,) = page(caller, f"/chains/{chain.pk}/").select("#stage-2 a.btn")
+    assert link.get_text(strip=True) == "Change method"
+    form = page(caller, link["href"])
+    query = {"method": "dpo", "position": form.select_one("[name=position]")["value"]}
+    path = caller.get(f"/chains/{chain.pk}/add/", query)["Location"]
+    assert path == f"/chains/{chain.pk}/stages/2/form/dpo/"
+    form = page(caller, path)
+    assert form.select_one("input[name=name]")["value"] == "second"
+    assert "Becomes a model when that stage has finished." in form.get_text(" ")
+
+
+def test_the_page_of_a_model_says_that_a_chain_needs_it(caller, make_chain):
+    chain = make_chain()
+    train_end(run_of(chain))
+    advance(chain)
+    model = stages(chain)[0].model
+    assert "A chain that runs stands on" in text(caller, f"/models/{model.pk}/")

@@ -140,3 +140,13 @@ def test_a_full_disk_leaves_nothing_half_written(make_trained, settings):
         adapter_keep(model)
     models_reconcile()
     assert not model.trained_path.exists()
+
+
+@pytest.mark.parametrize("left", ["", "adapter.tmp", "adapter"])
+def test_what_was_left_half_made_is_made_again(make_trained, left):
+    """`left` of an earlier try, in the folder of what is kept."""
+    model = make_trained()
+    (model.trained_path / left).mkdir(parents=True)
+    models_reconcile()
+    assert model.has_adapter
+    assert [path.name for path in model.trained_path.iterdir()] == ["adapter"]

@@ -7,7 +7,7 @@ from django.core.exceptions import PermissionDenied
 from django.test import Client
 from knox.models import get_token_model
 
-from chains.models import Chain
+from chains.models import Chain, Stage
 from core.errors import UserError
 from core.ownership import owned_models
 from core.store import trials_folder
@@ -440,3 +440,28 @@ class TestAdministration:
         client.force_login(give(lesser, "auth.change_user", "auth.view_user"))
         assert client.get(f"{self.LIST}{otto.pk}/password/").status_code == 403
         assert client.get(f"{self.LIST}{alice.pk}/password/").status_code == 200
+
+
+@pytest.mark.parametrize("field", ["base_model", "dataset", "evaluation_dataset", "model", "run"])
+@pytest.mark.parametrize("status", ["running", "stopped"])
+def test_what_a_chain_of_somebody_else_needs_is_kept(world, bob, carol, olga, field, status):
+    row = world.run if field == "run" else world.dataset if "dataset" in field else world.model
+    Stage.objects.all().delete()
+    chain = Chain.objects.create(owner=bob, name="Bobs", status=status)
+    Stage.objects.create(chain=chain, position=1, **{field: row})
+    with pytest.raises(UserError, match="is used by Bobs of bob") as refused:
+        person_remove(person=world.owner, by=olga, delete_data=True)
+    assert refused.value.status == 409
+    assert User.objects.get(pk=world.owner.pk).is_active
+
+    removed = person_remove(person=world.owner, by=olga, delete_data=True, hand_over_to=carol)
+    assert removed is None
+    row.refresh_from_db()
+    assert row.owner == carol
+
+
+def test_a_chain_that_needs_nothing_any_more_keeps_nothing(world, bob, olga):
+    chain = Chain.objects.create(owner=bob, name="Bobs", status="draft")
+    Stage.objects.create(chain=chain, position=1, dataset=world.dataset)
+    assert person_remove(person=world.owner, by=olga, delete_data=True) is None
+    assert Stage.objects.get().dataset is None

@@ -4,12 +4,16 @@ and what form, API and record say of it."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from core.errors import UserError
 from datasets_app.models import Dataset
@@ -25,8 +29,9 @@ from training.pages.compare import comparison
 from training.pages.overview import as_json
 from training.train.branching import Origin
 from training.train.merging import train_merge
-from training.train.resuming import resume_obstacle
+from training.train.resuming import _auto_resume_changes, resume_obstacle
 from training.train.services import train_create
+from training.work.outcome import failure
 
 LAYERS = ["q_proj", "v_proj"]
 ADAPTER = {
@@ -398,3 +403,47 @@ def test_it_is_told_in_lineage_and_compared(client, alice, choices):
 
     differences = comparison([carried, fresh])["differences"]
     assert differences == {"continue_adapter": {str(carried.pk): True, str(fresh.pk): False}}
+
+
+def test_the_form_asks_the_database_as_often_for_many_models_as_for_one(client, alice, base, model):
+    """Each further one carries the adapter on of a model that is archived."""
+    client.force_login(alice)
+
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            page = form(client, base_model="tuned")
+        models = json.loads(page.select_one("#form-data").string)["models"]
+        adapters = [facts["adapter"] for facts in models.values()]
+        assert adapters.count("") == 1
+        return len(captured)
+
+    def add(name: str) -> None:
+        between = model_of(model, f"{name}-before", ADAPTER, continue_adapter=True)
+        BaseModel.objects.filter(pk=between.pk).update(archived_at=timezone.now())
+        model_of(between, name, ADAPTER, continue_adapter=True)
+
+    add("One")
+    # What is asked for once only.
+    queries()
+    before = queries()
+    for name in ("Two", "Three", "Four"):
+        add(name)
+    assert queries() == before
+
+
+def test_an_adapter_that_was_replaced_is_read_again(client, alice, model):
+    client.force_login(alice)
+    assert "Rank 8" in form(client, base_model="tuned").select_one("[data-adapter]").text
+    config = model.adapter_path / "adapter_config.json"
+    config.write_text(json.dumps(ADAPTER | {"r": 2}))
+    os.utime(config, ns=(1, 1))
+    assert "Rank 2" in form(client, base_model="tuned").select_one("[data-adapter]").text
+
+
+def test_a_train_resumes_by_itself_by_the_files_that_it_loads(choices, model, base):
+    run = start(choices)
+    shutil.rmtree(model.path)
+    lost = failure("worker_lost", "The worker is lost.", "")
+    assert _auto_resume_changes(run, lost) == {"resumes": 1}
+    shutil.rmtree(base.path)
+    assert _auto_resume_changes(run, lost) is None

@@ -2,8 +2,15 @@
 
 import json
 
+import pytest
+from django.core.management.base import CommandError
+from rest_framework.test import RequestsClient
+
+from accounts.tokens import token_create
 from engine.rows.examples import to_example
 from engine.rows.format_detection import detect_format
+from models_app.models import BaseModel
+from training.management.commands import demo
 from training.train.demo_rows import CASES, FRAMES, demo_jsonl, follows_format
 
 
@@ -25,3 +32,26 @@ def test_other_answers_are_not_taken_for_the_house_format():
     assert not follows_format("I am sorry to hear that.")
     assert not follows_format(good + "\nMore.")
     assert not follows_format(good.replace("Next step: ", "Then "))
+
+
+def test_a_merge_that_failed_is_tried_again_however_many_models_there_are(olga, monkeypatch):
+    for number in range(30):
+        BaseModel.objects.create(
+            owner=olga,
+            name=f"Model {number:02}",
+            slug=f"model-{number}",
+            source="train",
+            status="failed" if number == 29 else "ready",
+            trained_from={"train": number, "step": 0},
+        )
+
+    api = demo.Api()
+    api.session = RequestsClient()
+    api.session.headers["Authorization"] = f"Token {token_create(user=olga, name='demo')[1]}"
+    assert demo.Command().model(api, {"id": 28})["name"] == "Model 28"
+
+    monkeypatch.setattr(demo, "MODEL_SECONDS", 0)
+    with pytest.raises(CommandError, match="was not ready"):
+        demo.Command().model(api, {"id": 29})
+    assert BaseModel.objects.count() == 30
+    assert BaseModel.objects.get(name="Model 29").status == "importing"

@@ -4,6 +4,7 @@ what was posted."""
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from core.text import clean_label
 from datasets_app.models import Dataset
 from methods.models import TrainingMethod
 from methods.schema import Field, method_fields
+from models_app.adapters import ancestors_load
 from models_app.models import BaseModel
 from training.form.controls import parameters_read
 from training.models import TrainRun
@@ -86,7 +88,9 @@ def train_find(reader: User, text: str) -> TrainRun | None:
 
 def base_models_of(reader: User) -> list[BaseModel]:
     """With what trained models were trained from, to which their adapters belong."""
-    return list(BaseModel.objects.visible_to(reader).offered().select_related("parent"))
+    models = list(BaseModel.objects.visible_to(reader).offered().select_related("parent"))
+    ancestors_load(models)
+    return models
 
 
 def unfinished_of(reader: User) -> list[TrainRun]:
@@ -151,7 +155,7 @@ def _take_origin(draft: Draft, origin: TrainRun, query: QueryDict) -> None:
 
     changes = changes_read(draft.method, query.get("with", ""))
     draft.parameters |= {name: value for name, value in changes.items() if name in draft.fields}
-    _take_ingredients(draft, origin)
+    ingredients_take(draft, origin, "copied train")
 
 
 def _take_query(draft: Draft, query: QueryDict) -> None:
@@ -186,14 +190,19 @@ def _take_only_choices(draft: Draft) -> None:
             draft.dataset = choices[0].dataset
 
 
-def _take_ingredients(draft: Draft, origin: TrainRun) -> None:
-    """Model and data of a copied train, where the reader may use them: a train can be shared
-    without its dataset."""
-    for name, word in (
-        ("base_model", "base model"),
-        ("dataset", "dataset"),
-        ("evaluation_dataset", "dataset"),
-    ):
+INGREDIENTS = {
+    "base_model": "base model",
+    "dataset": "dataset",
+    "evaluation_dataset": "dataset",
+}
+
+
+def ingredients_take(
+    draft: Draft, origin: Any, what: str, names: Iterable[str] = tuple(INGREDIENTS)
+) -> None:
+    """Model and data of a copied train or a stage, where the reader may use them: it can be shared
+    without its dataset. what: the word for `origin`."""
+    for name in names:
         row = getattr(origin, name)
         if row is None:
             continue
@@ -203,9 +212,8 @@ def _take_ingredients(draft: Draft, origin: TrainRun) -> None:
         setattr(draft, name, usable)
 
         if usable is None:
-            draft.missing[name] = [
-                f"You cannot see the {word} of the copied train. Choose another."
-            ]
+            word = INGREDIENTS[name]
+            draft.missing[name] = [f"You cannot see the {word} of the {what}. Choose another."]
 
 
 def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: str) -> Draft:

@@ -4,6 +4,7 @@ same one, in place of a new adapter on the merged weights."""
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ EXPERT_LAYERS = {"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 def adapter_parameters(model: BaseModel) -> dict[str, Any]:
     """What the kept adapter of that model says of the parameters GIVEN_PARAMETERS. Raises UserError
     for a file that cannot be read."""
+    path = model.adapter_path / ADAPTER_CONFIG
     try:
-        config = json.loads((model.adapter_path / ADAPTER_CONFIG).read_text())
+        config = _config_read(path, path.stat().st_mtime_ns)
         values = {name: config[key] for name, key in GIVEN.items()}
         targets = set(config[TARGETS])
         has_blocks = bool(config.get("target_parameters"))
@@ -48,6 +50,14 @@ def adapter_parameters(model: BaseModel) -> dict[str, Any]:
 
     values[TARGETS] = _targets(targets, has_blocks, model.linear_modules)
     return values
+
+
+@lru_cache(maxsize=4096)
+def _config_read(path: Path, modified_ns: int) -> dict[str, Any]:
+    """The file as it was at `modified_ns`. The form of a new train asks for those of all models
+    that are offered, each time that it opens."""
+    config: dict[str, Any] = json.loads(path.read_text())
+    return config
 
 
 def _targets(names: set[str], has_blocks: bool, layers: list[str]) -> str | list[str]:
@@ -90,15 +100,9 @@ def carried_parameters(
     cannot carry the adapter on, and where parameters name other values than its own."""
     if refusal := carry_on_refusal(model, reader):
         raise UserError({"continue_adapter": [refusal]})
-    if refusal := carry_on_obstacle(method.recipe, "lora"):
-        raise UserError({"continue_adapter": [refusal]})
 
+    carry_on_check(method, parameters)
     fields = method_fields(method)
-    what = fields["adapter"]
-    adapter = what.default if what.fixed else parameters.get("adapter", what.default)
-    if refusal := carry_on_obstacle(method.recipe, adapter):
-        raise UserError({"continue_adapter" if what.fixed else "adapter": [refusal]})
-
     given = adapter_parameters(model)
     errors = {}
 
@@ -117,6 +121,18 @@ def carried_parameters(
         raise UserError(errors)
 
     return parameters | given
+
+
+def carry_on_check(method: TrainingMethod, parameters: dict[str, Any]) -> None:
+    """Raises UserError by field where a train of the method with these parameters carries no
+    adapter on."""
+    if refusal := carry_on_obstacle(method.recipe, "lora"):
+        raise UserError({"continue_adapter": [refusal]})
+
+    what = method_fields(method)["adapter"]
+    adapter = what.default if what.fixed else parameters.get("adapter", what.default)
+    if refusal := carry_on_obstacle(method.recipe, adapter):
+        raise UserError({"continue_adapter" if what.fixed else "adapter": [refusal]})
 
 
 def _same(wanted: Any, value: Any) -> bool:

@@ -171,7 +171,7 @@ def _auto_resume_changes(run: TrainRun, outcome: Outcome) -> dict[str, Any] | No
 
 
 def _can_auto_resume(run: TrainRun) -> bool:
-    if run.method.is_custom or not run.base_model.path.is_dir():
+    if run.method.is_custom or not loaded_model(run).path.is_dir():
         return False
 
     try:

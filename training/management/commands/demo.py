@@ -160,23 +160,29 @@ class Command(BaseCommand):
     def model(self, api: Api, run: dict[str, Any]) -> dict[str, Any]:
         """The model that was made of the train, merged and compared with what was trained. It is
         made where it is not there yet."""
-        path = f"trains/{run['id']}/merge/"
         made = [
             row
-            for row in api.get("models/", origin="trained")["results"]
+            for row in api.rows("models/", origin="trained")
             if row["trained_from"].get("train") == run["id"]
         ]
-        if not made:
+        usable = [row for row in made if row["status"] != "failed"]
+        if not usable:
             self.stdout.write("\nMerging the adapter into the base model, and comparing …")
-            made = [api.post(path, json={})["model"]]
+            usable = [self.made_again(api, made[-1]) if made else self.made_new(api, run)]
 
         return dict(
             api.poll(
-                f"models/{made[-1]['id']}/",
+                f"models/{usable[-1]['id']}/",
                 until=lambda row: row["status"] != "importing",
                 seconds=MODEL_SECONDS,
             )
         )
+
+    def made_new(self, api: Api, run: dict[str, Any]) -> dict[str, Any]:
+        return dict(api.post(f"trains/{run['id']}/merge/", json={})["model"])
+
+    def made_again(self, api: Api, failed: dict[str, Any]) -> dict[str, Any]:
+        return dict(api.post(f"models/{failed['id']}/retry/"))
 
     def show_model(self, model: dict[str, Any]) -> None:
         if model["status"] != "ready":
@@ -245,6 +251,18 @@ class Api:
         """What a list has of exactly this name."""
         rows = self.get(path, search=name)["results"]
         return [row for row in rows if row["name"] == name]
+
+    def rows(self, path: str, **query: Any) -> list[dict[str, Any]]:
+        """All rows of a list, page by page."""
+        rows: list[dict[str, Any]] = []
+        page = 1
+        while True:
+            answer = self.get(path, page=page, **query)
+            rows += answer["results"]
+            if answer["next"] is None:
+                return rows
+
+            page += 1
 
     def get(self, path: str, **query: Any) -> Any:
         response = self.session.get(address(f"/api/v1/{path}"), params=query, timeout=30)
