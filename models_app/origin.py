@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from core.ownership import may_change
+from engine.models.inspect import ModelProblem
 from models_app.models import BaseModel
 from models_app.passport import passport_stored
 from models_app.services import trained_from
@@ -100,7 +101,7 @@ def _measures(model: BaseModel) -> tuple[str, list[Measure]]:
 
     try:
         stored = passport_stored(model).get("measures", {})
-    except (OSError, ValueError):
+    except (OSError, ValueError, ModelProblem):
         return "", []
 
     for split in ("evaluation", "train"):

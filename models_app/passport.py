@@ -83,8 +83,8 @@ def _source(model: BaseModel) -> Json:
 
 def passport_stored(model: BaseModel) -> Json:
     """The passport of a ready model as it lies on the disk. A model that was made before there were
-    passports gets one now, for which all its files are read once. Raises OSError where its files
-    are gone, and ValueError where the passport is damaged."""
+    passports gets one now, for which all its files are read once. Raises OSError or ModelProblem
+    where its files are gone, and ValueError where the passport is damaged."""
     passport = _read(model.path)
     if "files" not in passport:
         passport_complete(model, model.path)

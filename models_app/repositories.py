@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from typing import Any
 
 from core.ownership import may_change
 from engine.contract.rundir import file_sha256
-from engine.models.inspect import hashes_digest
+from engine.models.inspect import ModelProblem, hashes_digest
 from models_app.adapters import ADAPTER_CONFIG, adapter_base
 from models_app.models import ADAPTER_WEIGHTS, BaseModel
 from models_app.passport import passport_stored
@@ -29,6 +30,8 @@ ADAPTER_SUFFIX = "-adapter"
 CARD = "README.md"
 # Characters of a commit, as hubs have them.
 COMMIT_CHARACTERS = 40
+
+logger = logging.getLogger("deepextension.models")
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,15 @@ def _model_repository(model: BaseModel, identity: str, reader: Any) -> Repositor
         return None
 
     hidden = {CARD} if model.is_trained and not may_change(model, reader) else set()
+    try:
+        listed = passport_stored(model)["files"]
+    except (OSError, ValueError, ModelProblem) as problem:
+        logger.warning("the files of model %s cannot be listed: %s", model.pk, problem)
+        return None
 
     files = {
         name: RepositoryFile(facts["bytes"], facts["sha256"], path=model.path / name)
-        for name, facts in passport_stored(model)["files"].items()
+        for name, facts in listed.items()
         if name not in hidden
     }
     revisions = ("main", model.revision) if model.revision else ("main",)

@@ -240,6 +240,15 @@ def test_a_damaged_passport_takes_no_page_with_it(client, make_model, make_train
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "wrong_state")
 
 
+def test_weights_that_are_gone_take_no_page_with_them(client, make_model, make_trained, alice):
+    model = make_trained(make_model(name="Tiny"), name="Mine")
+    for path in model.path.iterdir():
+        path.unlink()
+    client.force_login(alice)
+    assert client.get(f"/models/{model.pk}/").status_code == 200
+    assert client.get(f"/hub/api/models/deepextension/{model.slug}").status_code == 404
+
+
 def test_the_next_version_counts_on_from_numbers_that_are_versions(make_model, make_trained, alice):
     base = make_model(name="Tiny")
     for version in ("3", "20261129", "9" * 20, "2.5"):
