@@ -45,7 +45,8 @@ class Shot(NamedTuple):
 
 def shots_of_models() -> dict[str, Shot]:
     """Of what comes after the train, as far as it is there."""
-    model = BaseModel.objects.filter(source=BaseModel.Source.TRAIN, status="ready").first()
+    trained = BaseModel.objects.filter(source=BaseModel.Source.TRAIN, status="ready")
+    model = trained.order_by("pk").first()
     if model is None:
         return {}
 
