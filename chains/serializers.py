@@ -14,6 +14,7 @@ from chains.standing import Seen, StageRow, chain_activity, seen_of, stage_rows
 from core.api import KeyField, StrictSerializer
 from core.api_sharing import OwnerField
 from jobs.serializers import PriorityField
+from training.api.serializers import OrderSerializer
 from training.models import TrainRun
 
 
@@ -48,28 +49,12 @@ class GateSerializer(StrictSerializer):
     value = NumberField(required=False, allow_null=True, default=None)
 
 
-class StageCreateSerializer(StrictSerializer):
-    name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
-    method = KeyField(help_text="Id or slug, such as lora.")
+class StageCreateSerializer(OrderSerializer):
     base_model = KeyField(
         required=False,
         allow_null=True,
         default=None,
         help_text="Id or slug; of the first stage alone. The others start from the one before.",
-    )
-    dataset = KeyField(help_text="Id or slug.")
-    evaluation_dataset = KeyField(
-        required=False, allow_null=True, default=None, help_text="Id or slug."
-    )
-    parameters = serializers.DictField(
-        required=False, default=dict, help_text="See the method's parameters_schema."
-    )
-    system_prompt = serializers.CharField(
-        max_length=100_000, required=False, allow_blank=True, default=""
-    )
-    notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True, default="")
-    labels = serializers.ListField(
-        child=serializers.CharField(max_length=400), required=False, default=list, max_length=100
     )
     start = serializers.ChoiceField(
         choices=Stage.Start.choices,

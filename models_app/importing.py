@@ -7,13 +7,10 @@ when the process dies), and it may be begun again at any point."""
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from django.db import InterfaceError, OperationalError
@@ -21,6 +18,7 @@ from django.db import InterfaceError, OperationalError
 from accounts.services import hub_token_for
 from core import hub
 from core.errors import UserError
+from core.folder_lock import folder_lock
 from core.programs import ProgramKilled, ProgramProblem, Report, folder_bytes, program_run
 from core.store import located_path, require_disk, runs_folder
 from core.text import clean_label, clean_text
@@ -69,7 +67,7 @@ def model_import(pk: int) -> None:
         return
 
     model.import_path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _locked(model.import_path) as locked:
+    with folder_lock(model.import_path) as locked:
         if not locked:
             return
 
@@ -102,18 +100,6 @@ def model_import(pk: int) -> None:
                 f"The {model.work} ended by a fault of the platform. Ask your operator to look into "
                 "the log.",
             )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    descriptor = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
 
 
 def _begin(model: BaseModel) -> None:

@@ -263,17 +263,12 @@ def live_state(run: TrainRun) -> dict[str, Any]:
     return state
 
 
-class TrainCreateSerializer(StrictSerializer):
+class OrderSerializer(StrictSerializer):
+    """What a train is made with, whether it is started at once or as a stage of a chain."""
+
     name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
     method = KeyField(help_text="Id or slug, such as lora.")
-    base_model = KeyField(help_text="Id or slug.")
     dataset = KeyField(help_text="Id or slug.")
-    continue_adapter = serializers.BooleanField(
-        required=False,
-        default=False,
-        help_text="Carry the adapter of the base model, which was trained here, on, in place of a new adapter "
-        "on its merged weights. Rank, targets and all else of the adapter stay.",
-    )
     evaluation_dataset = KeyField(
         required=False, allow_null=True, default=None, help_text="Id or slug."
     )
@@ -284,6 +279,23 @@ class TrainCreateSerializer(StrictSerializer):
         max_length=100_000, required=False, allow_blank=True, default=""
     )
     notes = serializers.CharField(max_length=20_000, required=False, allow_blank=True, default="")
+    labels = serializers.ListField(
+        child=serializers.CharField(max_length=400),
+        required=False,
+        default=list,
+        max_length=100,
+        help_text="Words to sort by. A comma separates words.",
+    )
+
+
+class TrainCreateSerializer(OrderSerializer):
+    base_model = KeyField(help_text="Id or slug.")
+    continue_adapter = serializers.BooleanField(
+        required=False,
+        default=False,
+        help_text="Carry the adapter of the base model, which was trained here, on, in place of a new adapter "
+        "on its merged weights. Rank, targets and all else of the adapter stay.",
+    )
     copied_from = serializers.IntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=2**62
     )
@@ -302,13 +314,6 @@ class TrainCreateSerializer(StrictSerializer):
         min_value=1,
         max_value=2**62,
         help_text="Of the checkpoint of branched_from.",
-    )
-    labels = serializers.ListField(
-        child=serializers.CharField(max_length=400),
-        required=False,
-        default=list,
-        max_length=100,
-        help_text="Words to sort by. A comma separates words.",
     )
     priority = PriorityField(
         required=False, default=TrainRun.Priority.NORMAL, help_text="high is for operators to give."
