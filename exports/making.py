@@ -34,6 +34,7 @@ from jobs.progress import progress_report
 from models_app.adapters import adapter_base
 from models_app.models import BaseModel
 
+SYSTEM_PROMPT = "system.txt"
 # More than the background workers give it (jobs.services): the last resort.
 MOST_ATTEMPTS = 6
 HASH_BLOCK = 1 << 20
@@ -165,10 +166,12 @@ def _files_write(export: Export) -> None:
 
 
 def _leftovers_remove(export: Export) -> None:
-    """What a process that was killed has left beside the files."""
+    """What was needed on the way, and what a process that was killed has left beside the files."""
     for path in export.folder.iterdir():
         if path.is_dir() and path != export.files_path:
             shutil.rmtree(path, ignore_errors=True)
+
+    (export.folder / SYSTEM_PROMPT).unlink(missing_ok=True)
 
 
 def _model_check(model: BaseModel) -> None:
@@ -207,7 +210,7 @@ def _system_options(export: Export) -> list[str]:
     The prompts of a train are its owner's."""
     is_theirs = export.asked_by is None or may_change(export.model, export.asked_by)
     prompt = system_prompt_of(export.model) if is_theirs else ""
-    file = export.folder / "system.txt"
+    file = export.folder / SYSTEM_PROMPT
     file.write_text(prompt, encoding="utf-8")
     return ["--system-file", str(file)]
 

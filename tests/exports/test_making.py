@@ -35,7 +35,7 @@ def test_an_export_is_written_compared_and_listed(model, alice, name):
     weights = "adapter_model.safetensors" if name == "adapter" else "model.safetensors"
     assert weights in names
     # Nothing of how it was made stays.
-    assert {path.name for path in export.folder.iterdir()} <= {"files", "lock", "system.txt"}
+    assert {path.name for path in export.folder.iterdir()} == {"files", "lock"}
 
 
 def test_a_model_that_was_not_trained_here_is_held_against_itself(base, alice):
