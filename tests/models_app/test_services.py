@@ -124,7 +124,8 @@ def test_a_model_goes_with_its_files(alice, make_model):
 
 def test_a_model_that_a_train_started_from_stays(alice, used):
     used.path.mkdir(parents=True)
-    with pytest.raises(UserError, match="in use by the train t #1") as caught:
+    train = used.trains.get()
+    with pytest.raises(UserError, match=f"in use by the train t #{train.pk}") as caught:
         model_delete(model=used, by=alice)
     assert caught.value.code == "in_use"
     assert used.path.is_dir()
