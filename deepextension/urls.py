@@ -12,6 +12,7 @@ urlpatterns = [
     path("models/", include("models_app.urls")),
     path("exports/", include("exports.urls")),
     path("methods/", include("methods.urls")),
+    path("playground/", include("playground.urls")),
     path("jobs/", include("jobs.urls")),
     path("account/", include("accounts.urls")),
     path("", include("accounts.sign_in_urls")),
@@ -19,6 +20,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/v1/", include("deepextension.api_urls")),
     path("hub/", include("mirror.urls")),
+    path("v1/", include("openai_api.urls")),
     path("healthz", healthz, name="healthz"),
 ]
 

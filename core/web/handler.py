@@ -9,7 +9,8 @@ upload twice, and collects a synchronous stream in memory before it sends the fi
 - a synchronous stream (a download) gets a thread of its own, which works only when the client can
   take more;
 - an asynchronous stream (a StreamingHttpResponse of an async generator) runs on the event loop and
-  holds no thread at all, after every middleware has had its say.
+  holds no thread at all, after every middleware has had its say;
+- an answer that is decided later (core.web.later.LaterResponse) is waited for on the event loop.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from django.urls import set_script_prefix
 
 from core.api import error_body
 from core.upload import FORM_BYTES, DiskUploadHandler, too_large
+from core.web.later import LaterResponse
 from core.web.proxies import trusted_headers
 from core.web.request_body import SMALL_BODY, Body, ClientLeft, Message, Receive
 from core.web.threads import TooManyTransfers, Transfer, Transfers
@@ -183,6 +185,10 @@ class Handler(BaseHandler):
     # Answers
 
     async def _send(self, scope: dict[str, Any], response: HttpResponseBase, send: Send) -> None:
+        if isinstance(response, LaterResponse):
+            await self._send_later(scope, response, send)
+            return
+
         if isinstance(response, StreamingHttpResponse):
             if response.is_async:
                 await self._send_async_stream(response, send)
@@ -198,6 +204,17 @@ class Handler(BaseHandler):
 
         is_head = scope["method"] == "HEAD"
         await send({"type": "http.response.body", "body": b"" if is_head else content})
+
+    async def _send_later(self, scope: dict[str, Any], response: LaterResponse, send: Send) -> None:
+        try:
+            answer = await response.decided()
+        except Exception:
+            logger.exception("no answer could be made for %s", scope["path"])
+            answer = _refusal(scope, 500, "error", "This ended by a fault of the platform.")
+        finally:
+            self.pages.submit(response.close)
+
+        await self._send(scope, answer, send)
 
     async def _send_async_stream(self, response: StreamingHttpResponse, send: Send) -> None:
         try:

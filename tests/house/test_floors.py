@@ -21,8 +21,11 @@ FLOORS = {
     "exports": 6,
     "training": 7,
     "chains": 8,
-    "people": 9,
-    "deepextension": 10,
+    "serving": 9,
+    "playground": 10,
+    "openai_api": 10,
+    "people": 11,
+    "deepextension": 12,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "gguf"}
 # Rooms of the engine that the web process imports. The rest belongs to workers.
