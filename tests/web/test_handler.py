@@ -18,6 +18,7 @@ class Client:
     def __init__(self, handler, path, *, method="GET", body=b"", headers=(), query=b""):
         self.status, self.content, self.is_whole = None, b"", False
         self.parts = asyncio.Queue()
+        self.left = asyncio.Event()
         self.messages = [body[start : start + 60_000] for start in range(0, len(body), 60_000)] or [
             b""
         ]
@@ -38,6 +39,9 @@ class Client:
         self.task = asyncio.create_task(handler(scope, self.receive, self.send))
 
     async def receive(self):
+        if not self.messages:
+            await self.left.wait()
+            return {"type": "http.disconnect"}
         body = self.messages.pop(0)
         return {"type": "http.request", "body": body, "more_body": bool(self.messages)}
 
@@ -204,9 +208,20 @@ class TestLater:
             client = Client(handler, "/later/", query=b"kind=left")
             page = Client(handler, "/page/")
             await page.task
-            client.task.cancel()
-            await asyncio.gather(client.task, return_exceptions=True)
+            client.left.set()
+            await client.task
             assert urls.CANCELLED == ["left"]
+
+        run(settings, scenario)
+
+    def test_who_leaves_ends_the_stream(self, settings):
+        async def scenario(handler):
+            urls.CANCELLED.clear()
+            client = Client(handler, "/live/")
+            assert await client.parts.get() == b"first "
+            client.left.set()
+            await client.task
+            assert urls.CANCELLED == ["words"]
 
         run(settings, scenario)
 

@@ -26,7 +26,11 @@ def page(request):
 
 async def words():
     yield b"first "
-    await GO_ON.wait()
+    try:
+        await GO_ON.wait()
+    except asyncio.CancelledError:
+        CANCELLED.append("words")
+        raise
     yield b"last"
 
 
