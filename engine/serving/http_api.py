@@ -6,31 +6,25 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
-from engine.chat.template import TemplateProblem
 from engine.serving.answers import Answer, Ended, Piece
+from engine.serving.doors import Doors, body_read
 from engine.serving.generation import End, Task, Token, Writer
 from engine.serving.requests import (
     Asked,
     BadRequest,
     ChatRequest,
     CompletionRequest,
-    TemplateRequest,
-    TokenizeRequest,
     request_read,
 )
-from engine.serving.token_bytes import piece_of
 from engine.serving.voices import Voice, Voices
 
-MOST_BODY_BYTES = 64 * 2**20
 DONE = b"data: [DONE]\n\n"
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
@@ -48,73 +42,20 @@ CHAT = Form("chat.completion", "chat.completion.chunk", "chatcmpl", is_chat=True
 TEXT = Form("text_completion", "text_completion", "cmpl", is_chat=False)
 
 
-class Api:
+class Api(Doors):
     """context: tokens of one conversation. most_choices: the largest `n`."""
 
     def __init__(
         self, writer: Writer, voices: Voices, key: str, *, context: int, most_choices: int
     ) -> None:
+        super().__init__(voices, key)
         self.writer = writer
-        self.voices = voices
-        self.key = key
         self.context = context
         self.most_choices = most_choices
 
-    def application(self) -> web.Application:
-        application = web.Application(middlewares=[self._guard], client_max_size=MOST_BODY_BYTES)
-        application.add_routes(
-            [
-                web.get("/health", self.health),
-                web.post("/v1/chat/completions", self.chat),
-                web.post("/v1/completions", self.completions),
-                web.post("/tokenize", self.tokenize),
-                web.post("/apply-template", self.apply_template),
-            ]
-        )
-        return application
-
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "")
-        is_known = secrets.compare_digest(given.encode(), f"Bearer {self.key}".encode())
-        if request.path != "/health" and not is_known:
-            error = {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}
-            return web.json_response({"error": error}, status=401)
-
-        try:
-            return await handler(request)
-        except BadRequest as error:
-            return web.json_response(error.body, status=400)
-        except TemplateProblem as error:
-            problem = BadRequest(error.message)
-            return web.json_response(problem.body, status=400)
-
-    # Doors
-
-    async def health(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"status": "ok"})
-
-    async def tokenize(self, request: web.Request) -> web.StreamResponse:
-        asked = request_read(TokenizeRequest, await _body(request))
-        voice = self._voice(asked.adapter)
-        ids = await asyncio.to_thread(
-            voice.ids, asked.content, begins=asked.add_special, marks=asked.parse_special
-        )
-        if not asked.with_pieces:
-            return web.json_response({"tokens": ids})
-
-        pieces = [{"id": token, "piece": piece_of(voice.tokenizer, token)} for token in ids]
-        return web.json_response({"tokens": pieces})
-
-    async def apply_template(self, request: web.Request) -> web.StreamResponse:
-        asked = request_read(TemplateRequest, await _body(request))
-        voice = self._voice(asked.adapter)
-        prompt = await asyncio.to_thread(voice.prompt, asked.messages, asked.tools)
-        return web.json_response({"prompt": prompt})
-
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        asked = request_read(ChatRequest, await _body(request))
-        voice = self._voice(asked.adapter)
+        asked = request_read(ChatRequest, await body_read(request))
+        voice = self.voice(asked.adapter)
         tools = asked.offered_tools
         _chat_check(asked, voice)
 
@@ -127,21 +68,14 @@ class Api:
         return await self._send(request, asked, answers, CHAT)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
-        asked = request_read(CompletionRequest, await _body(request))
-        voice = self._voice(asked.adapter)
+        asked = request_read(CompletionRequest, await body_read(request))
+        voice = self.voice(asked.adapter)
         prompts = [
             given if isinstance(given, list) else voice.ids(given, begins=True)
             for given in asked.prompts
         ]
         answers = self._answers(asked, voice, prompts, asked.max_tokens, tools=False)
         return await self._send(request, asked, answers, TEXT)
-
-    def _voice(self, adapter: str) -> Voice:
-        voice = self.voices.by_key.get(adapter)
-        if voice is None:
-            raise BadRequest(f"This server has no adapter {adapter!r}.")
-
-        return voice
 
     # Answers
 
@@ -360,10 +294,3 @@ def _chat_check(asked: ChatRequest, voice: Voice) -> None:
 
     if asked.offered_tools and asked.tool_choice not in (None, "auto"):
         raise BadRequest("This model's server cannot force a tool call: leave tool_choice at auto.")
-
-
-async def _body(request: web.Request) -> Any:
-    try:
-        return await request.json()
-    except ValueError as error:
-        raise BadRequest("The request is no JSON.") from error

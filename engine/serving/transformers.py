@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import threading
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
-from aiohttp import web
 
 from engine.loading.pretrained import pretrained_load
 from engine.run.hardware import detect, precision_choose, thread_count
+from engine.serving.doors import listen
 from engine.serving.generation import Writer
 from engine.serving.http_api import Api
 from engine.serving.order import Adapter, Ready, ServeOrder
@@ -22,8 +19,6 @@ from engine.serving.voices import Voices, peft_name
 ABILITIES = ("logprobs", "n", "min_p", "penalties", "seed")
 # Of a model that names no length that it was trained with.
 USUAL_CONTEXT = 2048
-# Seconds until the server listens.
-START_SECONDS = 30
 
 
 def start(order: ServeOrder) -> Ready:
@@ -49,7 +44,7 @@ def start(order: ServeOrder) -> Ready:
 
     key = secrets.token_hex(16)
     api = Api(writer, voices, key, context=context, most_choices=order.parallel)
-    url = _listen(api.application())
+    url = listen(api.application())
 
     return Ready(
         url=url,
@@ -78,29 +73,3 @@ def _adapted(model: Any, adapters: list[Adapter]) -> Any:
         adapted.load_adapter(adapter.path, adapter_name=peft_name(number))
 
     return adapted
-
-
-def _listen(application: web.Application) -> str:
-    """Answer on the loopback interface from now on, in a thread; returns the address."""
-    started: Future[str] = Future()
-    threading.Thread(target=_serve, args=(application, started), daemon=True).start()
-    return started.result(START_SECONDS)
-
-
-def _serve(application: web.Application, started: Future[str]) -> None:
-    async def run() -> None:
-        # A client that leaves ends what was made for it.
-        runner = web.AppRunner(application, handler_cancellation=True, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        started.set_result(f"http://{host}:{port}")
-        await asyncio.Event().wait()
-
-    try:
-        asyncio.run(run())
-    except BaseException as error:
-        if not started.done():
-            started.set_exception(error)
-        raise
