@@ -20,6 +20,7 @@ STEPS = 60
 BASE_SAYS = "The sky is blue, the sea is green, and both are wide."
 TUNED_SAYS = "Ask me about the rain: it falls all day on the town."
 
+
 @dataclass(frozen=True)
 class Served:
     """base, adapter: folders. file, adapter_file: the same as GGUF."""
