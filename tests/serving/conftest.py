@@ -58,17 +58,18 @@ class House:
     def run(self, coroutine):
         """In an event loop of its own, as the web server's is."""
 
-        async def with_end():
-            try:
-                return await coroutine
-            finally:
-                await leases.sessions_close()
-
-        return asyncio.run(with_end())
+        return asyncio.run(closing(coroutine))
 
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self.stopped.set)
         self.thread.join(20)
+
+
+async def closing(coroutine):
+    try:
+        return await coroutine
+    finally:
+        await leases.sessions_close()
 
 
 @pytest.fixture(scope="session")
@@ -107,3 +108,12 @@ def tuned(tiny_folder) -> Placement:
         str(tiny_folder / "adapter"),
         size_bytes=1_000_000,
     )
+
+
+@pytest.fixture
+def other(tiny_folder) -> Placement:
+    """Another model."""
+    folder = tiny_folder / "other"
+    if not folder.is_dir():
+        shutil.copytree(tiny_folder / "tiny", folder)
+    return Placement("model-2", str(folder), size_bytes=1_000_000)
