@@ -129,7 +129,7 @@ def test_another_adapter_waits_for_nobody_and_cuts_nobody_off(house, base, tuned
 def test_the_tokens_of_a_conversation(house, base):
     house.run(asked(base))
     pieces = house.run(prompt_pieces(base, QUESTION["messages"]))
-    assert [piece.text for piece in pieces if piece.special][:2] == ["<bos>", "<|im_start|>"]
+    assert [piece.text for piece in pieces if piece.special] == ["<bos>"]
     assert "What" in "".join(piece.text for piece in pieces)
 
 
@@ -203,8 +203,11 @@ def test_whoever_leaves_gives_the_place_up(house, base):
 
 
 def test_a_server_that_is_killed_in_an_answer_is_started_anew(house, base):
+    # More than the sockets between hold, so that it is still being written.
+    much = LONG | {"n": 4, "logprobs": True, "top_logprobs": 20}
+
     async def cut():
-        async for part in answer_stream(base, CHAT, QUESTION | LONG):
+        async for part in answer_stream(base, CHAT, QUESTION | much):
             if isinstance(part, Data):
                 os.kill(child_of(house).pid, signal.SIGKILL)
                 await asyncio.sleep(0.1)
