@@ -75,13 +75,13 @@ async def closing(coroutine):
 @pytest.fixture(scope="session")
 def tiny_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="deepextension-serving-") as folder:
-        sentencepiece_model(Path(folder) / "tiny", "llama")
+        sentencepiece_model(Path(folder) / "tiny", "gemma2", query_pre_attn_scalar=8)
         adapter_made(Path(folder) / "tiny", Path(folder) / "adapter")
         yield Path(folder)
 
 
 @pytest.fixture
-def house(tiny_folder, settings, tmp_path, monkeypatch) -> Iterator[House]:
+def house(tiny_folder, settings, warm_programs) -> Iterator[House]:
     settings.HOME = tiny_folder / "home"
     settings.HOME.mkdir(exist_ok=True)
     running = House(Path(tempfile.mkdtemp(prefix="gw-")))
