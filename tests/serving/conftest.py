@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from serving import leases
+from serving.gateway import gateway
 from serving.gateway.app import app_run
 from serving.gateway.facts import Facts
 from serving.gateway.gateway import Gateway
@@ -81,7 +82,13 @@ def tiny_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def house(tiny_folder, settings, warm_programs) -> Iterator[House]:
+def house(tiny_folder, settings, warm, warm_programs, monkeypatch) -> Iterator[House]:
+    monkeypatch.setattr(gateway, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(gateway, "LOOK_SECONDS", 0.1)
+    if warm.control is None:
+        # Here: it would end with the gateway's thread.
+        warm.start()
+
     settings.HOME = tiny_folder / "home"
     settings.HOME.mkdir(exist_ok=True)
     running = House(Path(tempfile.mkdtemp(prefix="gw-")))
