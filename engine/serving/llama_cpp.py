@@ -38,10 +38,6 @@ TOOL_CAPABILITIES = ("supports_tools", "supports_tool_calls")
 RUNNING: list[Any] = []
 
 
-# A server ends with the last reference to it.
-_kept: list[Any] = []
-
-
 @dataclass(frozen=True)
 class Cache:
     """context: tokens of one conversation. pool: tokens of all together, at least as many."""
@@ -60,11 +56,7 @@ def start(order: ServeOrder) -> Ready:
     cache = cache_plan(order, facts, int(machine_memory() * CACHE_SHARE))
     key = secrets.token_hex(16)
     server = xllamacpp.Server(_params(order, cache, key))
-<<<<<<< HEAD
-    _kept.append(server)
-=======
     RUNNING.append(server)
->>>>>>> s1
     url = str(server.listening_address)
     _memory_limit()
 
