@@ -142,7 +142,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     if empties_database(item):
         with item.config.stash[blocking_manager_key].unblock():
             import_module("people.migrations.0002_operators").make_group(apps, None)
-            for name in ("0003_jobs", "0004_chains", "0005_exports"):
+            for name in ("0003_jobs", "0004_chains", "0005_exports", "0006_device_policy"):
                 import_module(f"people.migrations.{name}").give_rights(apps, None)
 
 
@@ -195,7 +195,7 @@ def warm_programs(warm: Warm, warm_readers: Warm, monkeypatch) -> None:
     # What is to be done before the program begins is said by its number alone, since only numbers
     # can be sent.
     monkeypatch.setattr(programs, "_limits", lambda memory_bytes: memory_bytes)
-    monkeypatch.setattr(programs, "confined", lambda memory_bytes: memory_bytes)
+    monkeypatch.setattr(programs, "confined", lambda memory_bytes, *more: memory_bytes)
     known = {name: getattr(subprocess, name) for name in ("DEVNULL", "PIPE", "TimeoutExpired")}
     monkeypatch.setattr(programs, "subprocess", SimpleNamespace(Popen=start, **known))
 
