@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
@@ -127,7 +127,7 @@ class Handler(BaseHandler):
         finally:
             self.waiting -= 1
 
-        await self._send(scope, response, send)
+        await self._answer(scope, body, response, send)
 
     async def _serve_upload(self, scope: dict[str, Any], body: Body, send: Send) -> None:
         if b"content-length" not in dict(scope["headers"]):
@@ -148,7 +148,7 @@ class Handler(BaseHandler):
         finally:
             transfer.end()
 
-        await self._send(scope, response, send)
+        await self._answer(scope, body, response, send)
 
         if not body.is_whole:
             with suppress(TimeoutError, ClientLeft):
@@ -183,6 +183,16 @@ class Handler(BaseHandler):
         return response
 
     # Answers
+
+    async def _answer(
+        self, scope: dict[str, Any], body: Body, response: HttpResponseBase, send: Send
+    ) -> None:
+        sending = self._send(scope, response, send)
+
+        if body.is_whole and _is_async_stream(response):
+            await _unless_left(body.receive, sending)
+        else:
+            await sending
 
     async def _send(self, scope: dict[str, Any], response: HttpResponseBase, send: Send) -> None:
         if isinstance(response, LaterResponse):
@@ -253,6 +263,35 @@ class Handler(BaseHandler):
             await send({"type": "http.response.body", "body": block, "more_body": True})
 
         await send({"type": "http.response.body"})
+
+
+async def _unless_left(receive: Receive, sending: Coroutine[Any, Any, None]) -> None:
+    """Send an answer that may take long, and end that as soon as the client has left: the server
+    itself cancels what is still sent only seconds later. The request has arrived whole."""
+    answer = asyncio.create_task(sending)
+    leaving = asyncio.create_task(_left(receive))
+
+    try:
+        await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            return
+
+        # What it raised, and that it was cut off (core.web.open_streams), is for the server.
+        await answer
+    finally:
+        leaving.cancel()
+        answer.cancel()
+        await asyncio.wait({answer, leaving})
+
+
+async def _left(receive: Receive) -> None:
+    """Wait until the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _is_async_stream(response: HttpResponseBase) -> bool:
+    return isinstance(response, StreamingHttpResponse) and response.is_async
 
 
 async def _result(future: Future[T]) -> T:

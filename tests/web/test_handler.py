@@ -15,9 +15,10 @@ from tests.web import urls
 class Client:
     """One request and what came back of it so far."""
 
-    def __init__(self, handler, path, *, method="GET", body=b"", headers=()):
+    def __init__(self, handler, path, *, method="GET", body=b"", headers=(), query=b""):
         self.status, self.content, self.is_whole = None, b"", False
         self.parts = asyncio.Queue()
+        self.left = asyncio.Event()
         self.messages = [body[start : start + 60_000] for start in range(0, len(body), 60_000)] or [
             b""
         ]
@@ -29,7 +30,7 @@ class Client:
             "method": method,
             "path": path,
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": query,
             "headers": headers,
             "client": ("10.0.0.1", 1),
             "server": ("localhost", 80),
@@ -38,6 +39,9 @@ class Client:
         self.task = asyncio.create_task(handler(scope, self.receive, self.send))
 
     async def receive(self):
+        if not self.messages:
+            await self.left.wait()
+            return {"type": "http.disconnect"}
         body = self.messages.pop(0)
         return {"type": "http.request", "body": body, "more_body": bool(self.messages)}
 
@@ -168,3 +172,63 @@ class TestThreads:
 
         run(settings, scenario)
         is_proxy.cache_clear()
+
+
+class TestLater:
+    """What is decided on the event loop."""
+
+    @pytest.mark.parametrize(
+        ("kind", "status", "content"),
+        [
+            ("", 409, b"at last"),
+            ("stream", 206, b"first last"),
+            ("broken", 500, b"This ended by a fault of the platform."),
+        ],
+    )
+    def test_many_wait_and_leave_the_only_thread_to_pages(self, settings, kind, status, content):
+        async def scenario(handler):
+            query = f"kind={kind}".encode()
+            waiting = [Client(handler, "/later/", query=query) for _ in range(40)]
+            page = Client(handler, "/page/")
+            await page.task
+            assert page.status == 200
+            assert {client.status for client in waiting} == {None}
+            urls.GO_ON.set()
+            await asyncio.gather(*(client.task for client in waiting))
+            assert {(client.status, client.content) for client in waiting} == {(status, content)}
+            if kind != "broken":
+                assert waiting[0].headers[b"From-The-View"] == b"yes"
+                assert waiting[0].headers[b"Set-Cookie"].startswith(b"seen=1")
+
+        run(settings, scenario)
+
+    def test_who_leaves_ends_the_decision(self, settings):
+        async def scenario(handler):
+            urls.CANCELLED.clear()
+            client = Client(handler, "/later/", query=b"kind=left")
+            page = Client(handler, "/page/")
+            await page.task
+            client.left.set()
+            await client.task
+            assert urls.CANCELLED == ["left"]
+
+        run(settings, scenario)
+
+    def test_who_leaves_ends_the_stream(self, settings):
+        async def scenario(handler):
+            urls.CANCELLED.clear()
+            client = Client(handler, "/live/")
+            assert await client.parts.get() == b"first "
+            client.left.set()
+            await client.task
+            assert urls.CANCELLED == ["words"]
+
+        run(settings, scenario)
+
+    def test_a_head_has_no_body_and_waits_for_nothing(self, settings):
+        async def scenario(handler):
+            client = Client(handler, "/later/", method="HEAD")
+            await client.task
+            assert client.content == b""
+
+        run(settings, scenario)

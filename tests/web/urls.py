@@ -9,8 +9,11 @@ from django.contrib.auth.decorators import login_not_required
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import path
 
+from core.web.later import LaterResponse
+
 GO_ON = asyncio.Event()
 THREADS: set[str] = set()
+CANCELLED: list[str] = []
 
 
 @login_not_required
@@ -23,7 +26,11 @@ def page(request):
 
 async def words():
     yield b"first "
-    await GO_ON.wait()
+    try:
+        await GO_ON.wait()
+    except asyncio.CancelledError:
+        CANCELLED.append("words")
+        raise
     yield b"last"
 
 
@@ -42,4 +49,31 @@ def export(request):
     return StreamingHttpResponse(rows())
 
 
-urlpatterns = [path("page/", page), path("live/", live), path("export/", export)]
+@login_not_required
+def later(request):
+    kind = request.GET.get("kind", "")
+
+    async def decide():
+        try:
+            await GO_ON.wait()
+        except asyncio.CancelledError:
+            CANCELLED.append(kind)
+            raise
+        if kind == "broken":
+            raise RuntimeError("a fault")
+        if kind == "stream":
+            return StreamingHttpResponse(words(), status=206)
+        return HttpResponse("at last", status=409)
+
+    response = LaterResponse(decide)
+    response["From-The-View"] = "yes"
+    response.set_cookie("seen", "1")
+    return response
+
+
+urlpatterns = [
+    path("page/", page),
+    path("live/", live),
+    path("export/", export),
+    path("later/", later),
+]
