@@ -142,5 +142,5 @@ def test_a_weighted_sum_is_read(formula, weights, constant):
 
 def test_a_row_without_the_column_is_not_scored(db):
     (term,) = grading_of(CHECK).terms
-    with pytest.raises(Unscored, match="item.reference"):
+    with pytest.raises(Unscored, match=r"item\.reference"):
         term.choice.reward().score(Answer([], "Paris", row={}))
