@@ -3,8 +3,8 @@ server the answer. Everything here runs on the event loop and asks no database."
 
 from __future__ import annotations
 
-import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +21,18 @@ COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 
 END = b"[DONE]"
+# As any server writes it.
+MODEL_NAME = re.compile(rb'"model":\s*"(?:[^"\\]|\\.)*"')
+# What a request may say. Model servers know more words, by which a client could choose another
+# adapter or slot.
+_WORDS = """
+    model messages prompt stream stream_options max_tokens max_completion_tokens temperature top_p
+    top_k min_p typical_p presence_penalty frequency_penalty repeat_penalty repetition_penalty stop
+    seed n logprobs top_logprobs logit_bias tools tool_choice parallel_tool_calls response_format
+    json_schema echo suffix user input encoding_format dimensions add_generation_prompt
+    chat_template_kwargs reasoning_effort content add_special parse_special with_pieces
+"""
+FIELDS = frozenset(_WORDS.split())
 LOST = "The model server ended in the middle of the answer. Ask again."
 
 
@@ -29,8 +41,8 @@ class State:
     """What happens before the first word. phase: "waiting", "preparing", "loading" or "ready".
     words: for people: "Loading the model (about 4 s)". progress: 0 to 1, None where nobody knows.
     backend: what answers, from "ready" on. note: what people should know of it, such as why
-    llama.cpp does not serve this model. context: tokens of one conversation. abilities: see
-    engine.serving.order.Ready."""
+    llama.cpp does not serve this model. context: tokens of one conversation. abilities,
+    most_choices: see engine.serving.order.Ready."""
 
     phase: str
     words: str
@@ -39,6 +51,7 @@ class State:
     note: str = ""
     context: int = 0
     abilities: tuple[str, ...] = ()
+    most_choices: int = 1
 
 
 @dataclass(frozen=True)
@@ -78,12 +91,13 @@ async def answer_stream(
                     yield _state(ready)
 
             server = Server(leased, ready)
+            name = ModelName(body.get("model", ""))
             async with (
                 server.asked(path, body | {"stream": True}) as response,
                 aclosing(server.payloads(response)) as payloads,
             ):
                 async for payload in payloads:
-                    yield Data(payload)
+                    yield Data(name.put(payload))
 
 
 async def answer(
@@ -101,7 +115,8 @@ async def answer(
     """
     with open_stream():
         async with _served(placement, background=background, on_state=on_state) as server:
-            return await server.post(path, body | {"stream": False})
+            reply = await server.post(path, body | {"stream": False})
+            return reply | {"model": body.get("model", "")}
 
 
 async def loaded_context(placement: Placement) -> int:
@@ -134,7 +149,7 @@ async def prompt_pieces(
     """The exact tokens of a conversation with the beginning of an answer, as the model reads them.
 
     load: whether the model is loaded for it; else AnswerProblem "not_loaded" where it is not."""
-    async with _served(placement, load=load) as server:
+    async with _served(placement, load=load, marks=True) as server:
         conversation: dict[str, Any] = {"messages": messages, "add_generation_prompt": True}
         if tools:
             conversation["tools"] = tools
@@ -149,31 +164,15 @@ async def prompt_pieces(
                 "with_pieces": True,
             },
         )
+        marks = set(server.ready["marks"])
         tokens = [(int(token["id"]), _text(token["piece"])) for token in told["tokens"]]
-        special = await _special(server, dict(tokens))
 
-        return [Piece(pk, text, pk in special) for pk, text in tokens]
+        return [Piece(number, text, number in marks) for number, text in tokens]
 
 
 def _text(piece: str | list[int]) -> str:
     """Of a token that is a part of a character a server tells the bytes."""
     return piece if isinstance(piece, str) else bytes(piece).decode("utf-8", "replace")
-
-
-async def _special(server: Server, tokens: dict[int, str]) -> set[int]:
-    """Those that are marks: the same letters, read as plain text, are other tokens."""
-    marks = {pk: text for pk, text in tokens.items() if len(text) > 2 and not text[0].isalnum()}
-    asked = [
-        server.post("/tokenize", {"content": text, "add_special": False, "parse_special": False})
-        for text in marks.values()
-    ]
-    answers = await asyncio.gather(*asked)
-
-    return {pk for pk, found in zip(marks, answers, strict=True) if _ids(found["tokens"]) != [pk]}
-
-
-def _ids(tokens: list[Any]) -> list[int]:
-    return [int(token["id"] if isinstance(token, dict) else token) for token in tokens]
 
 
 async def warm(placement: Placement) -> None:
@@ -189,11 +188,11 @@ async def warm(placement: Placement) -> None:
 
 @asynccontextmanager
 async def _leased(
-    placement: Placement, *, load: bool = True, background: bool = False
+    placement: Placement, *, load: bool = True, background: bool = False, marks: bool = False
 ) -> AsyncIterator[Lease]:
     """Raises AnswerProblem where the gateway is not there."""
     try:
-        async with lease(placement, load=load, background=background) as leased:
+        async with lease(placement, load=load, background=background, marks=marks) as leased:
             yield leased
     except GatewayGone as error:
         raise _gone() from error
@@ -205,10 +204,12 @@ async def _served(
     *,
     load: bool = True,
     background: bool = False,
+    marks: bool = False,
     on_state: Callable[[State], None] = lambda state: None,
 ) -> AsyncIterator[Server]:
     """The server, once it answers. Raises AnswerProblem."""
-    async with _leased(placement, load=load, background=background) as leased:
+    leasing = _leased(placement, load=load, background=background, marks=marks)
+    async with leasing as leased:
         ready: Event = {}
         async with aclosing(_states(leased)) as states:
             async for ready in states:
@@ -241,6 +242,7 @@ def _state(event: Event) -> State:
         note=event.get("note", ""),
         context=event.get("context", 0),
         abilities=tuple(event.get("abilities", ())),
+        most_choices=event.get("most_choices", 1),
     )
 
 
@@ -263,7 +265,8 @@ class Server:
     async def asked(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
         """Its response with status 200, closed at the end. Raises AnswerProblem."""
         try:
-            response = await self._send(path, body | self.ready["extras"])
+            known = {name: value for name, value in body.items() if name in FIELDS}
+            response = await self._send(path, known | self.ready["extras"])
         except (aiohttp.ClientError, OSError) as error:
             raise await self._lost() from error
 
@@ -293,9 +296,6 @@ class Server:
                 reply: dict[str, Any] = json.loads(await response.read())
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise await self._lost() from error
-
-            if "model" in self.ready["extras"] and "model" in reply:
-                reply["model"] = body.get("model", "")
 
             return reply
 
@@ -330,6 +330,22 @@ class Server:
             return await self._lost()
 
         return _refused(response.status, _json(content))
+
+
+class ModelName:
+    """Puts the name that the client wrote into chunks that have the server's own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = b'"model":' + json.dumps(name).encode()
+        self.own = b""
+
+    def put(self, payload: bytes) -> bytes:
+        # Nothing is parsed for it: within a text, quotes have a backslash before them.
+        if not self.own:
+            found = MODEL_NAME.search(payload)
+            self.own = found[0] if found is not None else b""
+
+        return payload.replace(self.own, self.name, 1) if self.own else payload
 
 
 async def event_payloads(stream: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
