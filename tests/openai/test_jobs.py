@@ -11,6 +11,7 @@ from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.fine_tuning_job_event import FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
+from datasets_app.models import Dataset
 from engine.contract.rundir import MODEL
 from openai_api.fine_tuning.jobs import jobs_advance
 from openai_api.models import FineTuningJob as Row
@@ -321,8 +322,13 @@ def test_many_jobs_cost_no_query_each(openai, uploaded, django_assert_max_num_qu
     file = uploaded()
     for number in range(6):
         openai.fine_tuning.jobs.create(model="tiny", training_file=file, suffix=f"s{number}")
-    with django_assert_max_num_queries(12):
-        assert len(openai.fine_tuning.jobs.list().data) == 6
+    for run in TrainRun.objects.all():
+        (run.directory / MODEL).mkdir()
+    TrainRun.objects.update(status="finished", finished_at=timezone.now())
+    jobs_advance()
+    with django_assert_max_num_queries(8):
+        listed = openai.fine_tuning.jobs.list().data
+    assert len({job.fine_tuned_model for job in listed}) == 6
 
 
 # As the train goes on
@@ -496,8 +502,21 @@ def test_a_failed_train_says_why(openai: OpenAI, begun):
 
 def test_a_job_goes_with_its_train_to_another_owner(openai: OpenAI, begun, client_of, bob):
     job = begun()
-    TrainRun.objects.get()
-    set_train(owner=bob)
-    assert client_of(bob).fine_tuning.jobs.retrieve(job.id).id == job.id
+    set_train(owner=bob, status="finished", finished_at=timezone.now())
+    (result,) = client_of(bob).fine_tuning.jobs.retrieve(job.id).result_files
+    assert client_of(bob).files.content(result).text.startswith("step,")
+    for ask, identity in (
+        (openai.fine_tuning.jobs.retrieve, job.id),
+        (openai.files.retrieve, result),
+    ):
+        with pytest.raises(NotFoundError):
+            ask(identity)
+
+
+def test_a_dataset_that_was_handed_over_is_no_file_any_more(openai: OpenAI, begun, bob):
+    job = begun()
+    Dataset.objects.update(owner=bob)
     with pytest.raises(NotFoundError):
-        openai.fine_tuning.jobs.retrieve(job.id)
+        openai.files.content(job.training_file)
+    with pytest.raises(BadRequestError, match="does not exist"):
+        begun(training_file=job.training_file, seed=2)
