@@ -126,10 +126,19 @@ def test_another_adapter_waits_for_nobody_and_cuts_nobody_off(house, base, tuned
     house.run(meanwhile())
 
 
+def test_what_llama_cpp_does_not_know_is_answered_all_the_same(house, unknown):
+    states, words = house.run(asked(unknown))
+    assert states[-1].backend == "transformers"
+    assert "llama.cpp does not know" in states[-1].note
+    assert words
+    # It is not tried again each time.
+    assert phases(house.run(asked(unknown))[0]) == ["ready"]
+
+
 def test_the_tokens_of_a_conversation(house, base):
     house.run(asked(base))
     pieces = house.run(prompt_pieces(base, QUESTION["messages"]))
-    assert [piece.text for piece in pieces if piece.special][:2] == ["<bos>", "<|im_start|>"]
+    assert [piece.text for piece in pieces if piece.special] == ["<bos>"]
     assert "What" in "".join(piece.text for piece in pieces)
 
 
@@ -203,11 +212,15 @@ def test_whoever_leaves_gives_the_place_up(house, base):
 
 
 def test_a_server_that_is_killed_in_an_answer_is_started_anew(house, base):
+    # More than the sockets between hold, so that it is still being written.
+    much = LONG | {"n": 4, "logprobs": True, "top_logprobs": 20}
+
     async def cut():
-        async for part in answer_stream(base, CHAT, QUESTION | LONG):
-            if isinstance(part, Data):
+        is_killed = False
+        async for part in answer_stream(base, CHAT, QUESTION | much):
+            if isinstance(part, Data) and not is_killed:
+                is_killed = True
                 os.kill(child_of(house).pid, signal.SIGKILL)
-                await asyncio.sleep(0.1)
 
     with pytest.raises(AnswerProblem) as caught:
         house.run(cut())
