@@ -1,0 +1,293 @@
+"""A model's answer as a response: whole, or as it comes. Nothing here holds a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.utils import timezone
+
+from core.web.later import LaterResponse
+from core.web.open_streams import open_stream
+from openai_api.asking.abilities import abilities_check
+from openai_api.asking.bodies import Question
+from openai_api.asking.calls import call_record_later
+from openai_api.asking.models import Call
+from openai_api.errors import ApiProblem
+from serving.answering import AnswerProblem, Data, State, answer, answer_stream
+from serving.targets import Placement
+
+# Until a stream begins with comments its errors have statuses of their own; most models are loaded
+# by then.
+HOLD_BACK_SECONDS = 8.0
+# Proxies and clients give up a connection on which nothing comes for longer.
+ALIVE_SECONDS = 10.0
+# As nginx says it.
+CLIENT_LEFT = 499
+
+# Events of an answer that wait for a client that reads slowly.
+AHEAD = 64
+
+Part = State | Data
+
+logger = logging.getLogger("deepextension.openai")
+
+
+@dataclass
+class Asked:
+    """A request that may be answered, and what becomes of it for the list of calls."""
+
+    request: HttpRequest
+    path: str
+    call: Call
+    placement: Placement
+    question: Question
+
+    def __post_init__(self) -> None:
+        self.began_at = time.perf_counter()
+
+    def usage(self, usage: dict[str, Any] | None) -> None:
+        if usage:
+            self.call.tokens_in = usage.get("prompt_tokens")
+            self.call.tokens_out = usage.get("completion_tokens")
+
+    async def ended(self, status: int, code: str = "") -> None:
+        self.call.status = status
+        self.call.code = code[:60]
+        self.call.seconds = time.perf_counter() - self.began_at
+        await call_record_later(self.call, self.request)
+
+    def able(self, state: State) -> None:
+        """Raises ApiProblem for what the model server cannot do."""
+        if state.phase == "ready":
+            abilities_check(self.question.needs, state.abilities, state.backend)
+
+
+def call_of(request: HttpRequest, user: Any, token: Any, model: str) -> Call:
+    """A row for the list of calls, before anything is known of its end."""
+    return Call(
+        user=user,
+        token=token,
+        at=timezone.now(),
+        method=request.method or "",
+        path=request.path[:120],
+        model=model[:200],
+        status=CLIENT_LEFT,
+        seconds=0,
+    )
+
+
+def problem_of_answer(problem: AnswerProblem) -> ApiProblem:
+    return ApiProblem(
+        problem.message,
+        status=problem.status,
+        param=problem.param,
+        code=problem.code,
+        retry_after=5 if problem.status in (429, 503) else None,
+    )
+
+
+def refusal(problem: ApiProblem) -> JsonResponse:
+    response = JsonResponse(problem.body, status=problem.status)
+    if problem.retry_after:
+        response["Retry-After"] = str(problem.retry_after)
+
+    return response
+
+
+def event(data: Any) -> bytes:
+    return b"data: " + (data if isinstance(data, bytes) else json.dumps(data).encode()) + b"\n\n"
+
+
+# The whole answer
+
+
+def whole(asked: Asked, shape: Callable[[dict[str, Any]], Any] | None = None) -> LaterResponse:
+    """shape: makes what is sent of what the model server answered; may ask the event loop to
+    wait."""
+
+    async def decide() -> HttpResponseBase:
+        status, code = CLIENT_LEFT, ""
+        try:
+            answered = await answer(
+                asked.placement, asked.path, asked.question.body, on_state=asked.able
+            )
+            asked.usage(answered.get("usage"))
+            body = answered if shape is None else await shape(answered)
+            status = 200
+            return JsonResponse(body)
+        except (AnswerProblem, ApiProblem) as error:
+            problem = problem_of_answer(error) if isinstance(error, AnswerProblem) else error
+            status, code = problem.status, problem.code
+            return refusal(problem)
+        finally:
+            # Also where the client has left, and this is cancelled.
+            await asyncio.shield(asked.ended(status, code))
+
+    return LaterResponse(decide)
+
+
+# The answer as it comes
+
+
+# Makes what is sent of the answer's events.
+Shape = Callable[[AsyncIterator[Data]], AsyncGenerator[bytes, None]]
+
+
+def streamed(
+    asked: Asked, shape: Shape, failed: Callable[[ApiProblem], bytes] | None = None
+) -> LaterResponse:
+    """failed: the last event of an answer that breaks off; OpenAI's error by default."""
+
+    async def decide() -> HttpResponseBase:
+        pump = Pump(asked)
+        try:
+            await pump.fill(HOLD_BACK_SECONDS)
+        except ApiProblem as problem:
+            await asked.ended(problem.status, problem.code)
+            return refusal(problem)
+        except asyncio.CancelledError:
+            await asyncio.shield(pump.close())
+            await asyncio.shield(asked.ended(CLIENT_LEFT))
+            raise
+
+        body = _sent(asked, pump, shape, failed or (lambda problem: event(problem.body)))
+        return Stream(body, pump)
+
+    return LaterResponse(decide)
+
+
+class Stream(StreamingHttpResponse):
+    """Ends the generation when it is closed, also where nothing was sent of it: a client may leave
+    before."""
+
+    def __init__(self, body: AsyncGenerator[bytes, None], pump: Pump) -> None:
+        super().__init__(body, content_type="text/event-stream; charset=utf-8")
+        self["Cache-Control"] = "no-store"
+        self["X-Accel-Buffering"] = "no"
+        self.loop = asyncio.get_running_loop()
+        self.pump = pump
+
+    def close(self) -> None:
+        """In whichever thread."""
+        super().close()
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.pump.task.cancel)
+
+
+async def _sent(
+    asked: Asked, pump: Pump, shape: Shape, failed: Callable[[ApiProblem], bytes]
+) -> AsyncGenerator[bytes, None]:
+    status, code = CLIENT_LEFT, ""
+    try:
+        with open_stream():
+            async for comment in pump.comments():
+                yield comment
+
+            async with aclosing(shape(pump.data())) as events:
+                async for part in events:
+                    yield part
+
+        status = 200
+    except ApiProblem as problem:
+        status, code = problem.status, problem.code
+        yield failed(problem)
+    finally:
+        await asyncio.shield(pump.close())
+        await asyncio.shield(asked.ended(status, code))
+
+
+class Pump:
+    """Runs an answer in one task of its own, so that whoever sends it can do something while nothing
+    comes. Made on the event loop. What it reads raises ApiProblem."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.queue: asyncio.Queue[Part | None] = asyncio.Queue(AHEAD)
+        self.first: Data | None = None
+        self.ended = False
+        self.words = ""
+        self.problem: ApiProblem | None = None
+        self.task = asyncio.ensure_future(self.run())
+
+    async def run(self) -> None:
+        parts = answer_stream(self.asked.placement, self.asked.path, self.asked.question.body)
+        try:
+            async with aclosing(parts):
+                async for part in parts:
+                    if isinstance(part, State):
+                        self.asked.able(part)
+                    await self.queue.put(part)
+        except AnswerProblem as error:
+            self.problem = problem_of_answer(error)
+        except ApiProblem as error:
+            self.problem = error
+        except asyncio.CancelledError:
+            # By us, and then nobody reads, or because this process ends.
+            self.problem = ApiProblem(
+                "The platform is being restarted. Try again.", status=503, code="server_lost"
+            )
+            with suppress(asyncio.QueueFull):
+                self.queue.put_nowait(None)
+            raise
+        except Exception:
+            logger.exception("an answer broke off")
+            self.problem = ApiProblem("This ended by a fault of the platform.", status=500)
+
+        await self.queue.put(None)
+
+    async def fill(self, seconds: float) -> None:
+        """Until the first word or the end is there, or for so long."""
+        until = time.monotonic() + seconds
+        while not self.has_begun and (left := until - time.monotonic()) > 0:
+            await self.step(left)
+
+    @property
+    def has_begun(self) -> bool:
+        return self.first is not None or self.ended
+
+    async def step(self, seconds: float) -> None:
+        """The next part, if it comes within so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                self._note(await self.queue.get())
+
+    async def comments(self) -> AsyncGenerator[bytes, None]:
+        """What happens before the first word, for clients that show it and against those that would
+        think the connection dead."""
+        while not self.has_begun:
+            yield f": {self.words or 'Waiting'}\n\n".encode()
+            await self.step(ALIVE_SECONDS)
+
+    async def data(self) -> AsyncGenerator[Data, None]:
+        if self.first is not None:
+            yield self.first
+
+        while not self.ended:
+            part = await self.queue.get()
+            self._note(part)
+            if isinstance(part, Data):
+                yield part
+
+    def _note(self, part: Part | None) -> None:
+        if isinstance(part, Data):
+            self.first = part
+        elif isinstance(part, State):
+            self.words = " ".join(part.words.split())
+        else:
+            self.ended = True
+            if self.problem is not None:
+                raise self.problem
+
+    async def close(self) -> None:
+        """Ends the generation, and waits until it has ended."""
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
