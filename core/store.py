@@ -41,6 +41,11 @@ def trials_folder() -> Path:
     return settings.HOME / "trials"
 
 
+def openai_folder() -> Path:
+    """Files that programs sent through OpenAI's API and that are no datasets."""
+    return settings.HOME / "openai"
+
+
 def disk_is_full() -> bool:
     """Whether the disk has no room left for what the platform itself writes: sessions, events,
     logs."""

@@ -11,7 +11,7 @@ from django.shortcuts import render
 from django.template import loader
 from django.views import defaults
 
-from core.api import error_body
+from core.error_shapes import error_of, is_for_programs
 from core.outages import Outage, outage_of
 
 logger = logging.getLogger("deepextension.outages")
@@ -19,7 +19,7 @@ logger = logging.getLogger("deepextension.outages")
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if wants_json(request):
-        body = error_body("not_found", "There is nothing at this address.")
+        body = error_of(request.path, 404, "not_found", "There is nothing at this address.")
         return JsonResponse(body, status=404)
 
     return defaults.page_not_found(request, exception)
@@ -27,7 +27,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if wants_json(request):
-        body = error_body("invalid", "This request cannot be understood.")
+        body = error_of(request.path, 400, "invalid", "This request cannot be understood.")
         return JsonResponse(body, status=400)
 
     return refusal_page(request, "400.html", 400)
@@ -47,7 +47,8 @@ def server_error(request: HttpRequest) -> HttpResponse:
         return HttpResponse(status=408)
 
     if wants_json(request):
-        body = error_body("error", "Something went wrong here; the server's log has the details.")
+        text = "Something went wrong here; the server's log has the details."
+        body = error_of(request.path, 500, "error", text)
         return JsonResponse(body, status=500)
 
     return refusal_page(request, "500.html", 500)
@@ -68,7 +69,7 @@ def outage_response(request: HttpRequest, outage: Outage) -> HttpResponse:
     response: HttpResponse
 
     if wants_json(request):
-        body = error_body(outage.code, outage.message)
+        body = error_of(request.path, outage.status, outage.code, outage.message)
         response = JsonResponse(body, status=outage.status)
     else:
         # Without a request, and so without the menu, which asks the database: that may be what
@@ -85,4 +86,4 @@ def outage_response(request: HttpRequest, outage: Outage) -> HttpResponse:
 def wants_json(request: HttpRequest) -> bool:
     """Whether a program asks, or a script of our pages, which accepts nothing but JSON."""
     accept = request.headers.get("Accept", "")
-    return request.path.startswith("/api/") or accept == "application/json"
+    return is_for_programs(request.path) or accept == "application/json"

@@ -24,6 +24,8 @@ from django.utils import timezone
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
+from core.errors import UserError
+from core.outages import outage_of
 from core.processes import process_mark
 from core.queue import connection
 from engine.process.isolation import die_with_parent
@@ -189,7 +191,7 @@ class JobsWorker:
             job_end(job, Status.FAILED, error=error)
         else:
             logger.warning("%s broke off with %s", job.key, code)
-            job_failed(job, error or f"The process ended with {code}.")
+            job_failed(job, error or _ending_in_words(code))
 
     def wait(self) -> None:
         """Until something may wait, a few seconds at most."""
@@ -263,6 +265,32 @@ def _read_error(reading: int) -> str:
         os.close(reading)
 
 
+def _error_in_words(error: BaseException) -> str:
+    """Why work broke off, for whoever looks at the job."""
+    if isinstance(error, UserError):
+        return error.message
+    if (outage := outage_of(error)) is not None:
+        return f"{outage.title}."
+    if isinstance(error, MemoryError):
+        return "It needed more memory than it may use."
+
+    detail = f"{type(error).__name__}: {error}".rstrip(": ")
+    if isinstance(error, ConnectionError | TimeoutError):
+        return f"Another server could not be reached ({detail})."
+
+    return f"It ended by a fault of the platform ({detail}). The log has more."
+
+
+def _ending_in_words(code: int) -> str:
+    """code: with which the process ended without a word; negative for a signal."""
+    if code == -signal.SIGKILL:
+        return "Its process was killed, most likely for lack of memory."
+    if code < 0:
+        return f"Its process was ended by signal {-code} ({signal.strsignal(-code)})."
+
+    return f"Its process ended with exit code {code}. The log has more."
+
+
 def _child(job: Job, parent: int, writing: int) -> None:
     """Never returns."""
     code = 1
@@ -280,7 +308,7 @@ def _child(job: Job, parent: int, writing: int) -> None:
         code = 0
     except BaseException as error:
         logger.exception("%s failed", job.key)
-        os.write(writing, f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES])
+        os.write(writing, _error_in_words(error).encode()[:ERROR_BYTES])
     finally:
         for stream in (sys.stdout, sys.stderr):
             # A full disk takes no more of the log, and the work is done all the same.

@@ -37,7 +37,7 @@ from django.http import (
 )
 from django.urls import set_script_prefix
 
-from core.api import error_body
+from core.error_shapes import error_of, is_for_programs
 from core.upload import FORM_BYTES, DiskUploadHandler, too_large
 from core.web.later import LaterResponse
 from core.web.proxies import trusted_headers
@@ -405,8 +405,10 @@ def _busy(scope: dict[str, Any], text: str = TOO_MANY_TRANSFERS) -> HttpResponse
 
 def _refusal(scope: dict[str, Any], status: int, code: str, text: str) -> HttpResponse:
     """For what is refused before Django sees it."""
-    if scope["path"].startswith("/api/"):
-        response: HttpResponse = JsonResponse(error_body(code, text), status=status)
+    path = scope["path"]
+    if is_for_programs(path):
+        body = error_of(path, status, code, text)
+        response: HttpResponse = JsonResponse(body, status=status)
         return response
 
     return HttpResponse(text, content_type="text/plain", status=status)

@@ -29,14 +29,18 @@ def caller(client, alice):
 def test_a_chain_is_ordered_and_tells_how_it_stands(caller, body):
     answer = caller.post(PATH, body, JSON)
     assert answer.status_code == 201, answer.content
-    told = answer.json()
-    assert (told["status"], told["owner"], told["priority"]) == ("running", "alice", "normal")
-    first, second = told["stages"]
+    chain_json = answer.json()
+    assert (chain_json["status"], chain_json["owner"], chain_json["priority"]) == (
+        "running",
+        "alice",
+        "normal",
+    )
+    first, second = chain_json["stages"]
     assert (first["train_status"], first["base_model"]) == ("queued", "tiny")
     assert (second["train"], second["base_model"], second["start"]) == (None, None, "merged")
     assert first["gate"]["passed"] is None
-    assert told["activity"].startswith("Stage 1 of 2: It waits")
-    assert caller.get(f"{PATH}{told['id']}/").json() == told
+    assert chain_json["activity"].startswith("Stage 1 of 2: It waits")
+    assert caller.get(f"{PATH}{chain_json['id']}/").json() == chain_json
     assert caller.get(f"{PATH}?status=running").json()["count"] == 1
     assert caller.get(f"{PATH}?status=stopped").json()["count"] == 0
 
@@ -140,13 +144,13 @@ def test_a_chain_stops_goes_on_and_is_cancelled(caller, body):
     train_end(run_of(chain))
     advance(chain)
 
-    told = caller.get(f"{PATH}{pk}/").json()
-    gate = told["stages"][0]["gate"]
-    assert (told["status"], gate["passed"], gate["measured"]) == ("stopped", False, 1.75)
-    assert "if the eval loss of stage 1 is at most 1.5, but it was 1.75" in told["reason"]
+    chain_json = caller.get(f"{PATH}{pk}/").json()
+    gate = chain_json["stages"][0]["gate"]
+    assert (chain_json["status"], gate["passed"], gate["measured"]) == ("stopped", False, 1.75)
+    assert "if the eval loss of stage 1 is at most 1.5, but it was 1.75" in chain_json["reason"]
 
-    told = caller.post(f"{PATH}{pk}/go-on/", {}, JSON).json()
-    assert (told["status"], told["stages"][0]["gate"]["waived"]) == ("running", True)
+    chain_json = caller.post(f"{PATH}{pk}/go-on/", {}, JSON).json()
+    assert (chain_json["status"], chain_json["stages"][0]["gate"]["waived"]) == ("running", True)
     assert caller.delete(f"{PATH}{pk}/").status_code == 400
     assert caller.post(f"{PATH}{pk}/cancel/").json()["status"] == "cancelled"
     refused = caller.post(f"{PATH}{pk}/go-on/", {}, JSON)
@@ -159,8 +163,8 @@ def test_a_copy_is_a_draft_that_can_be_run(caller, body):
     copy = caller.post(f"{PATH}{pk}/copy/", {"name": "Once more"}, JSON).json()
     assert (copy["status"], copy["name"]) == ("draft", "Once more")
     assert caller.patch(f"{PATH}{copy['id']}/", {"name": "Again"}, JSON).json()["name"] == "Again"
-    told = caller.post(f"{PATH}{copy['id']}/run/").json()
-    assert (told["status"], told["stages"][0]["train_status"]) == ("running", "queued")
+    chain_json = caller.post(f"{PATH}{copy['id']}/run/").json()
+    assert (chain_json["status"], chain_json["stages"][0]["train_status"]) == ("running", "queued")
     assert caller.post(f"{PATH}{copy['id']}/run/").status_code == 400
 
 

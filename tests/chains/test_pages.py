@@ -282,16 +282,16 @@ def test_a_copy_shows_nothing_of_what_its_owner_may_not_see(client, draft, bob, 
     copy = client.post(f"/chains/{chain.pk}/copy/")["Location"]
     shown = page(client, f"{copy}stages/1/form/lora/")
     assert "You cannot see the dataset of the stage." in shown.get_text(" ")
-    assert told(shown)["plan"] is None
+    assert answer_of(shown)["plan"] is None
     assert "Toys" not in str(shown)
 
     BaseModel.objects.update(shared=False)
     shown = page(client, f"{copy}stages/2/form/dpo/")
     assert "You cannot see the base model of the first stage." in shown.get_text(" ")
-    assert told(shown)["plan"] is None
+    assert answer_of(shown)["plan"] is None
 
 
-def told(form: BeautifulSoup) -> dict:
+def answer_of(form: BeautifulSoup) -> dict:
     """What the form says of the train when it opens."""
     return json.loads(form.select_one("#form-data").string)["preview"]
 

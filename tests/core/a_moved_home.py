@@ -93,7 +93,7 @@ def resume() -> None:
     run.refresh_from_db()
     dataset, model = Dataset.objects.get(), BaseModel.objects.get()
     steps = run.metrics.filter(split="train").values_list("step", flat=True)
-    told = {
+    outcome = {
         "status": run.status,
         "error": run.error,
         "steps": list(steps),
@@ -102,7 +102,7 @@ def resume() -> None:
         "download_bytes": sum(map(len, model_download(run).streaming_content)),
         "log": (run.directory / LOG).read_text()[-2000:],
     }
-    print(json.dumps(told))  # noqa: T201
+    print(json.dumps(outcome))  # noqa: T201
 
 
 {"begin": begin, "resume": resume}[sys.argv[1]]()

@@ -49,13 +49,13 @@ def test_a_copied_home_resumes_its_trains(tmp_path, begun):
     shutil.copytree(begun, new, symlinks=True)
     gone = begun.rename(begun.with_name("gone"))
 
-    told = json.loads(run_in(new, "resume").splitlines()[-1])
+    outcome = json.loads(run_in(new, "resume").splitlines()[-1])
 
-    assert (told["status"], told["error"]) == ("finished", ""), told["log"]
-    assert told["steps"] == [1, 2, 3, 4, 5, 6]
-    assert told["rows"] == 5
-    assert told["model_is_there"]
-    assert told["download_bytes"] > 10_000
+    assert (outcome["status"], outcome["error"]) == ("finished", ""), outcome["log"]
+    assert outcome["steps"] == [1, 2, 3, 4, 5, 6]
+    assert outcome["rows"] == 5
+    assert outcome["model_is_there"]
+    assert outcome["download_bytes"] > 10_000
     gone.rename(begun)
 
 

@@ -171,8 +171,8 @@ LINES = [
 ]
 
 
-def told(dataset):
-    """Everything that a check finds, and how many blocks it was told of."""
+def check_results(dataset):
+    """Everything that a check finds, and how many blocks the doctor was given."""
     findings, added = Findings(dataset.format, dataset.column_map), []
     add_block = checking._add_block
     with patch.object(checking, "_add_block", lambda *given: added.append(1) or add_block(*given)):
@@ -207,9 +207,9 @@ def same(tmp_path, monkeypatch):
         monkeypatch.setattr(blocks, "FIRST_BYTES", block_bytes)
         monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
         monkeypatch.setattr(checking, "BLOCKS_FROM_BYTES", 1 << 60)
-        by_rows, none = told(dataset)
+        by_rows, none = check_results(dataset)
         monkeypatch.setattr(checking, "BLOCKS_FROM_BYTES", 0)
-        by_blocks, count = told(dataset)
+        by_blocks, count = check_results(dataset)
         assert by_blocks == by_rows
         assert not none
         return count

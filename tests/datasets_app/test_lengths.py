@@ -65,14 +65,14 @@ def test_counts_are_written_as_the_engine_prints_them(row, engine):
 
 def test_the_engine_is_told_what_to_count(row, engine, tmp_path):
     engine(
-        f"import sys; open({str(tmp_path / 'told')!r}, 'w').write(' '.join(sys.argv[1:])); "
+        f"import sys; open({str(tmp_path / 'arguments')!r}, 'w').write(' '.join(sys.argv[1:])); "
         f"print('''{REPORT}''')"
     )
     lengths_count(row.pk)
 
-    told = (tmp_path / "told").read_text()
-    assert f"--data {row.dataset.path} --file-type jsonl --format question-answer" in told
-    assert "--model /models/tiny" in told
+    arguments = (tmp_path / "arguments").read_text()
+    assert f"--data {row.dataset.path} --file-type jsonl --format question-answer" in arguments
+    assert "--model /models/tiny" in arguments
 
 
 @pytest.mark.parametrize(

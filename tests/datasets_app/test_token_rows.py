@@ -34,7 +34,7 @@ def model(monkeypatch, folder):
 
 
 @pytest.fixture
-def told(monkeypatch):
+def calls(monkeypatch):
     """How often the program of the engine was asked. It runs in this process, which is faster."""
     asked = []
 
@@ -55,7 +55,7 @@ def told(monkeypatch):
     return asked
 
 
-def test_a_page_has_the_tokens_and_the_mask_of_a_train(checked, model, told, folder):
+def test_a_page_has_the_tokens_and_the_mask_of_a_train(checked, model, calls, folder):
     rows = token_rows.token_rows(checked(ROWS), model, 0, PREVIEW_ROWS)
     renderer = Renderer(tokenizer_load(folder), warn=print)
     assert [row["line"] for row in rows] == [1, 2, 3, 4, 5]
@@ -73,24 +73,24 @@ def test_a_page_has_the_tokens_and_the_mask_of_a_train(checked, model, told, fol
         ]
 
 
-def test_later_pages_begin_where_the_row_does_and_end_with_the_rows(checked, model, told):
+def test_later_pages_begin_where_the_row_does_and_end_with_the_rows(checked, model, calls):
     dataset = checked(ROWS)
     assert [row["line"] for row in token_rows.token_rows(dataset, model, 5, 5)] == [6, 7]
     assert token_rows.token_rows(dataset, model, 10, 5) == []
-    assert len(told) == 1
+    assert len(calls) == 1
 
 
-def test_a_page_is_rendered_once_for_all_readers(checked, model, told):
+def test_a_page_is_rendered_once_for_all_readers(checked, model, calls):
     dataset = checked(ROWS)
     first = token_rows.token_rows(dataset, model, 0, 5)
     assert token_rows.token_rows(dataset, model, 0, 5) == first
-    assert len(told) == 1
+    assert len(calls) == 1
     other = Tokenizer("other", "Other", "1" * 64, model.path)
     token_rows.token_rows(dataset, other, 0, 5)
-    assert len(told) == 2
+    assert len(calls) == 2
 
 
-def test_what_is_kept_is_bounded(checked, model, told, monkeypatch):
+def test_what_is_kept_is_bounded(checked, model, calls, monkeypatch):
     monkeypatch.setattr(token_rows, "PAGES_KEPT", 2)
     dataset = checked(ROWS)
     for start in range(4):
@@ -98,7 +98,7 @@ def test_what_is_kept_is_bounded(checked, model, told, monkeypatch):
     assert len(list((dataset.path.parent / "token_pages").iterdir())) == 2
 
 
-def test_of_a_pair_both_answers_are_shown_and_nothing_else_is_learned(checked, model, told):
+def test_of_a_pair_both_answers_are_shown_and_nothing_else_is_learned(checked, model, calls):
     (row,) = token_rows.token_rows(checked(PAIR), model, 0, 5)
     assert [text["title"] for text in row["texts"]] == ["Better answer", "Worse answer"]
     learned = [
@@ -108,7 +108,7 @@ def test_of_a_pair_both_answers_are_shown_and_nothing_else_is_learned(checked, m
     assert learned == ["yes<|im_end|>", "no<|im_end|>"]
 
 
-def test_bad_rows_long_rows_and_letters_of_several_tokens(checked, model, told):
+def test_bad_rows_long_rows_and_letters_of_several_tokens(checked, model, calls):
     rows = [
         {"question": "漢字", "answer": "Grüße"},
         {"question": "q"},
@@ -122,13 +122,13 @@ def test_bad_rows_long_rows_and_letters_of_several_tokens(checked, model, told):
     assert len(long["texts"][0]["tokens"]) == TOKENS_SHOWN < long["texts"][0]["count"]
 
 
-def test_the_page_waits_for_the_tokens_and_then_shows_them(checked, model, told, client, alice):
+def test_the_page_waits_for_the_tokens_and_then_shows_them(checked, model, calls, client, alice):
     dataset = checked(ROWS)
     client.force_login(alice)
     waiting = client.get(f"/datasets/{dataset.pk}/?view=tokens").content.decode()
     assert 'data-tokens="waiting"' in waiting
     assert "Show the tokens" in waiting, "without scripts"
-    assert not told
+    assert not calls
 
     panel = client.get(f"/datasets/{dataset.pk}/tokens/?page=1&model=tiny").content.decode()
     assert '<mark class="learned">' in panel
@@ -153,7 +153,7 @@ def test_a_program_that_fails_says_why(checked, model, monkeypatch, client, alic
 
 
 def test_when_too_many_are_shown_at_once_others_come_again(
-    checked, model, told, monkeypatch, client, alice
+    checked, model, calls, monkeypatch, client, alice
 ):
     monkeypatch.setattr(token_rows, "WAIT_SECONDS", 0.01)
     dataset = checked(ROWS)
@@ -168,7 +168,7 @@ def test_when_too_many_are_shown_at_once_others_come_again(
 
 
 def test_the_api_shows_tokens_and_hides_strangers_datasets(
-    checked, model, told, client, alice, bob
+    checked, model, calls, client, alice, bob
 ):
     dataset = checked(ROWS)
     client.force_login(alice)

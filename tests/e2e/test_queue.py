@@ -46,9 +46,9 @@ def test_trains_start_in_the_order_of_the_line_though_redis_forgot_them(platform
     ).json()
     assert move(platform, third, "front") == 1
     assert move(platform, last, "front") == 1
-    told = platform.get("queue/")
-    assert (told["paused"], told["paused_by"], told["reason"]) == (True, "olga", "New disks")
-    assert told["waiting"] == [last["id"], third["id"], first["id"], second["id"]]
+    queue = platform.get("queue/")
+    assert (queue["paused"], queue["paused_by"], queue["reason"]) == (True, "olga", "New disks")
+    assert queue["waiting"] == [last["id"], third["id"], first["id"], second["id"]]
 
     platform.empty_redis()
     assert platform.api("POST", "queue/resume/").status_code == 403

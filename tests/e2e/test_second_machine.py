@@ -97,11 +97,11 @@ def test_a_machine_cut_off_from_the_database_gives_its_train_up(platform, databa
     rows = {row["host"]: row for row in (platform.training(run, step=21) for run in trains)}
     assert len(rows) == 2
 
-    # Both machines' trains are told of on as before.
+    # Both machines' trains are reported on as before.
     database.restart()
-    told = {row["id"]: platform.get(f"trains/{row['id']}/")["step"] for row in rows.values()}
+    steps = {row["id"]: platform.get(f"trains/{row['id']}/")["step"] for row in rows.values()}
     for row in rows.values():
-        assert platform.training(row, step=told[row["id"]] + 10)["attempt"] == 1
+        assert platform.training(row, step=steps[row["id"]] + 10)["attempt"] == 1
 
     lost = rows.pop(NAME)
     (other,) = rows.values()
@@ -119,7 +119,7 @@ def test_a_machine_cut_off_from_the_database_gives_its_train_up(platform, databa
     assert platform.ended(other)["attempt"] == 1
     assert attempt_runs(platform, lost, attempt=2, step=1)["host"] == other["host"]
     assert are_gone(engine, supervisor)
-    # Beyond all that the cut-off machine can have told.
+    # Beyond all that the cut-off machine can have reported.
     attempt_runs(
         platform, lost, attempt=2, step=max(row["step"] for row in written(platform, lost)) + 50
     )

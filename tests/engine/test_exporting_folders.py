@@ -107,9 +107,9 @@ def test_an_adapter_without_a_reference_is_held_against_itself_and_not_a_rounded
 
     assert prove_export(merged) == 0
     assert reference_read(file).is_own
-    told = details()
-    assert "are this model's" in told
-    assert "trained model" not in told
+    card = details()
+    assert "are this model's" in card
+    assert "trained model" not in card
 
     parts = ["--adapter", str(trained.adapter), "--base", str(trained.base)]
     assert prove_export(["adapter", str(out), *merged[2:], *parts]) == 0

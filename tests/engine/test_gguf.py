@@ -313,9 +313,9 @@ def test_the_only_answer_may_not_change(wide, reference, unquantised, tmp_path):
 
 def test_numbers_too_large_for_fp16_are_refused(wide, unquantised, tmp_path):
     """Files in bf16 may hold them."""
-    for value, told in ((1e6, "too large for F16"), (float("nan"), "not finite")):
+    for value, reason in ((1e6, "too large for F16"), (float("nan"), "not finite")):
         data = torch.full((8, 256), value, dtype=torch.bfloat16).view(torch.uint8).numpy()
-        with pytest.raises(Refused, match=told):
+        with pytest.raises(Refused, match=reason):
             Quantizer()("x", data, GGMLQuantizationType.BF16, GGMLQuantizationType.F16)
 
 

@@ -17,7 +17,9 @@ from tests.engine.runs import train
 WINDOW = Thresholds().window
 
 
-def told(lines: list[dict], *, from_rewards: bool = False, total_steps: int = 100) -> list[str]:
+def warning_codes(
+    lines: list[dict], *, from_rewards: bool = False, total_steps: int = 100
+) -> list[str]:
     """Codes of what a health that sees these lines says, in order."""
     health = Health(LOSS, total_steps=total_steps, from_rewards=from_rewards)
     return [
@@ -35,26 +37,26 @@ def falling(count: int = 60) -> list[dict]:
 
 
 def test_a_train_that_goes_well_hears_nothing():
-    assert told(falling()) == []
+    assert warning_codes(falling()) == []
 
 
 def test_a_spike_and_an_exploding_gradient_are_told_once():
     lines = falling()
     lines[40] = {"loss": 30.0, "grad_norm": 400.0}
     lines[45] = {"loss": 30.0, "grad_norm": 400.0}
-    assert told(lines) == ["gradient_explosion", "loss_spike"]
+    assert warning_codes(lines) == ["gradient_explosion", "loss_spike"]
 
 
 def test_a_loss_that_does_not_move():
     flat = [{"loss": 2.0, "grad_norm": 1.0}] * 60
-    assert told(flat) == ["no_change"]
+    assert warning_codes(flat) == ["no_change"]
     # Too early to say.
-    assert told(flat[: 2 * WINDOW - 1]) == []
+    assert warning_codes(flat[: 2 * WINDOW - 1]) == []
 
 
 def test_no_line_without_numbers_breaks_a_rule():
-    assert told([{}, {"loss": math.nan, "grad_norm": math.inf}] * 40) == []
-    assert told([{}, {"kl": math.nan, "entropy": math.nan}] * 40, from_rewards=True) == []
+    assert warning_codes([{}, {"loss": math.nan, "grad_norm": math.inf}] * 40) == []
+    assert warning_codes([{}, {"kl": math.nan, "entropy": math.nan}] * 40, from_rewards=True) == []
 
 
 def test_groups_without_spread_a_runaway_and_a_collapse():
@@ -62,7 +64,7 @@ def test_groups_without_spread_a_runaway_and_a_collapse():
         {"loss": 0.0, "frac_reward_zero_std": 1.0, "kl": 0.01 * step, "entropy": 2.0 * 0.9**step}
         for step in range(110)
     ]
-    assert sorted(told(lines, from_rewards=True)) == [
+    assert sorted(warning_codes(lines, from_rewards=True)) == [
         "entropy_collapse",
         "kl_runaway",
         "zero_spread",
@@ -70,7 +72,7 @@ def test_groups_without_spread_a_runaway_and_a_collapse():
     healthy = [
         {"loss": 0.0, "frac_reward_zero_std": 0.3, "kl": 0.02, "entropy": 1.5} for _ in range(110)
     ]
-    assert told(healthy, from_rewards=True) == []
+    assert warning_codes(healthy, from_rewards=True) == []
 
 
 def test_an_operator_sets_other_thresholds():

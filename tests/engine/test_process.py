@@ -1,4 +1,4 @@
-"""The engine as a process: forked from a warm one, told to stop by a signal, and what its modules
+"""The engine as a process: forked from a warm one, asked to stop by a signal, and what its modules
 import."""
 
 import json
@@ -36,13 +36,13 @@ def pool():
 
 own = Path("/proc/self/comm").read_text() if sys.platform == "linux" else ""
 preload.load()
-told = {"peft": "peft" in sys.modules}
-told["can_train"] = [preload.can_train({}), preload.can_train({"quantization": "4-bit"})]
+report = {"peft": "peft" in sys.modules}
+report["can_train"] = [preload.can_train({}), preload.can_train({"quantization": "4-bit"})]
 trainers = {
     recipe.trainer_config.partition(":")[0].replace("_config", "_trainer")
     for recipe in RECIPES.values()
 }
-told["no trainer"] = sorted(trainers - set(sys.modules))
+report["no trainer"] = sorted(trainers - set(sys.modules))
 
 before = set(sys.modules)
 receive, send = os.pipe()
@@ -55,16 +55,16 @@ if pid == 0:
     os.write(send, json.dumps(late).encode())
     os._exit(code)
 os.close(send)
-told["late"] = json.loads(os.fdopen(receive).read() or "null")
+report["late"] = json.loads(os.fdopen(receive).read() or "null")
 _, status = os.waitpid(pid, 0)
-told["code"] = os.waitstatus_to_exitcode(status)
+report["code"] = os.waitstatus_to_exitcode(status)
 
 if own:
     threads = pool()
     import torch
     torch.ones(512, 512) @ torch.ones(512, 512)
-    told["threads"] = [torch.get_num_threads(), pool() - threads]
-print("TOLD", json.dumps(told))
+    report["threads"] = [torch.get_num_threads(), pool() - threads]
+print("REPORT", json.dumps(report))
 """
 
 
@@ -86,9 +86,9 @@ def warm_process(tiny, tmp_path_factory) -> dict:
         env=os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": f"{ROOT}:{folder}"},
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    told = re.search(r"^TOLD (.*)$", result.stdout, re.MULTILINE)
-    assert told, result.stdout
-    return json.loads(told[1]) | {"directory": directory, "output": result.stdout}
+    report = re.search(r"^REPORT (.*)$", result.stdout, re.MULTILINE)
+    assert report, result.stdout
+    return json.loads(report[1]) | {"directory": directory, "output": result.stdout}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")

@@ -106,9 +106,9 @@ def test_an_adapter_alone_moves_and_what_is_saved_loads(tiny, tmp_path, recipe):
         )
     assert len(series(done, "eval_reward", "eval")) >= 2
     assert "eval_loss" not in done.of("metrics")[0]["values"]
-    told = [event for event in done.of("sample") if event["stage"] == "completion"]
-    assert {event["step"] for event in told} <= {1, 2, 3}
-    assert all(event["rewards"].keys() == {"mine"} and event["tokens"] <= 16 for event in told)
+    samples = [event for event in done.of("sample") if event["stage"] == "completion"]
+    assert {event["step"] for event in samples} <= {1, 2, 3}
+    assert all(event["rewards"].keys() == {"mine"} and event["tokens"] <= 16 for event in samples)
 
 
 @pytest.mark.parametrize(

@@ -269,8 +269,8 @@ def test_a_later_attempt_goes_on_in_the_same_folder(tiny, tmp_path, monkeypatch)
     seqs = [event["seq"] for event in second.events]
     assert seqs == list(range(1, len(seqs) + 1))
     assert [event.get("resumed_from") for event in second.of("started")] == [None, 4]
-    told = [event for event in second.events if event["seq"] > second.of("started")[1]["seq"]]
-    again = {event["step"]: event["values"] for event in told if event["type"] == "metrics"}
+    later = [event for event in second.events if event["seq"] > second.of("started")[1]["seq"]]
+    again = {event["step"]: event["values"] for event in later if event["type"] == "metrics"}
     assert {step: values["loss"] for step, values in again.items()} == {
         step: loss for step, loss in whole.losses().items() if step > 4
     }
@@ -298,12 +298,12 @@ def test_a_later_attempt_computes_as_the_one_before(tiny, tmp_path, monkeypatch)
         first.directory, replace(read_spec(first.directory), attempt=2, resume_from=str(checkpoint))
     )
     run(first.directory)
-    told = Run(0, first.directory).of("started")
-    assert [event["precision"] for event in told] == [told[0]["precision"]] * 2
+    later = Run(0, first.directory).of("started")
+    assert [event["precision"] for event in later] == [later[0]["precision"]] * 2
     # From the beginning it may choose anew.
     write_spec(first.directory, replace(read_spec(first.directory), attempt=3, resume_from=None))
     run(first.directory)
-    assert Run(0, first.directory).of("started")[-1]["precision"] != told[0]["precision"]
+    assert Run(0, first.directory).of("started")[-1]["precision"] != later[0]["precision"]
 
 
 def test_a_resumed_train_goes_on_as_if_it_had_never_stopped(tiny, tmp_path):

@@ -41,11 +41,11 @@ def table(verdicts: list[dict[str, Any]]) -> str:
         kind: sum(verdict["verdict"] == kind for verdict in verdicts)
         for kind in (TRAINS, PADDED, REFUSED, FAILS)
     }
-    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    counted = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     head = HEAD.format(
         version=transformers.__version__,
         tolerance=TOLERANCE,
-        counts=f"Of {len(verdicts)} families: {told}.",
+        counts=f"Of {len(verdicts)} families: {counted}.",
     )
     rows = [
         f"| {verdict['family']} | {verdict['verdict']} | {_cell(verdict)} |\n"

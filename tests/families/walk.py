@@ -365,10 +365,12 @@ def _saved_check(name: str, run: Run, folder: Path) -> float:
 
         model = PeftModel.from_pretrained(_plain_model(folder), saved)
     found = _loss(model, _batch(_tokenizer(saved), rows(100, HELD_OUT_ROWS)))
-    told = list(run.losses("eval").values())[-1]
-    if not abs(found - told) < TOLERANCE:
-        raise Failure(f"{name}: the saved model's loss is {found:.5f}, the page says {told:.5f}")
-    return abs(found - told)
+    reported = list(run.losses("eval").values())[-1]
+    if not abs(found - reported) < TOLERANCE:
+        raise Failure(
+            f"{name}: the saved model's loss is {found:.5f}, the page says {reported:.5f}"
+        )
+    return abs(found - reported)
 
 
 def _adapter_check(run: Run, folder: Path) -> float:
@@ -389,9 +391,9 @@ def _adapter_check(run: Run, folder: Path) -> float:
         )
     model = PeftModel.from_pretrained(_plain_model(folder), saved)
     found = _loss(model, _batch(_tokenizer(saved), rows(100, HELD_OUT_ROWS)))
-    told = list(run.losses("eval").values())[-1]
-    if not abs(found - told) < HALF_TOLERANCE:
+    reported = list(run.losses("eval").values())[-1]
+    if not abs(found - reported) < HALF_TOLERANCE:
         raise Failure(
-            f"form: the adapter's loss is {found:.4f} in fp32, the page says {told:.4f} in bf16"
+            f"form: the adapter's loss is {found:.4f} in fp32, the page says {reported:.4f} in bf16"
         )
-    return abs(found - told)
+    return abs(found - reported)

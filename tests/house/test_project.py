@@ -32,14 +32,14 @@ def test_a_threshold_of_no_rule_is_told_at_the_start(settings):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ("spike=5, kl=0.5", "{'spike': 5.0, 'kl': 0.5}"),
         ("", "{}"),
         ("spike=high", "spike=5,kl=0.5: could not convert"),
     ],
 )
-def test_thresholds_are_read_from_the_environment(tmp_path, given, told):
+def test_thresholds_are_read_from_the_environment(tmp_path, given, message):
     import os
 
     env = os.environ | {"DEEPEXTENSION_HOME": str(tmp_path), "DEEPEXTENSION_HEALTH": given}
@@ -47,7 +47,7 @@ def test_thresholds_are_read_from_the_environment(tmp_path, given, told):
     ran = subprocess.run(
         [sys.executable, "-c", show], capture_output=True, text=True, cwd=ROOT, env=env, check=False
     )
-    assert told in ran.stdout + ran.stderr
+    assert message in ran.stdout + ran.stderr
 
 
 def test_it_passes_the_checks_for_deployment(monkeypatch, tmp_path):

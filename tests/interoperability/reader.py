@@ -242,8 +242,8 @@ def load(folder: str, base: str = "", *, scorer: bool = False) -> tuple[Any, lis
     """(the model of a folder, names of weights that did not fit)."""
     maker = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     if not base:
-        model, told = maker.from_pretrained(folder, output_loading_info=True)
-        return model.eval(), sorted({*told["missing_keys"], *told["unexpected_keys"]})
+        model, loading = maker.from_pretrained(folder, output_loading_info=True)
+        return model.eval(), sorted({*loading["missing_keys"], *loading["unexpected_keys"]})
     options = {"num_labels": 1, "pad_token_id": 0} if scorer else {}
     model = peft.PeftModel.from_pretrained(maker.from_pretrained(base, **options), folder)
     if (Path(folder) / "generation_config.json").exists() and not scorer:

@@ -123,10 +123,10 @@ def differences(before, after, names):
         one, other = flat(one), flat(other)
         if "error" in other:
             found[name] = other["error"]
-        elif told := {
+        elif changed := {
             key: (one[key], other[key]) for key in one if key in other and one[key] != other[key]
         }:
-            found[name] = told
+            found[name] = changed
     return found
 
 

@@ -1,5 +1,6 @@
 """Background work: who is next, what is ended, and what begins again."""
 
+import errno
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from django.contrib.auth import get_user_model
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
+from core.errors import UserError
 from core.processes import process_mark
 from core.store import jobs_folder
 from jobs import kinds, services
@@ -29,7 +31,7 @@ from jobs.services import (
     jobs_ahead,
     jobs_reconcile,
 )
-from jobs.worker import JobsWorker
+from jobs.worker import JobsWorker, _error_in_words
 
 ALICE, BOB, CAROL = "first", "second", "third"
 QUICK, NORMAL, LONG, _ = Job.Lane.values
@@ -368,7 +370,7 @@ def test_work_that_breaks_off_begins_again_and_is_given_up_in_the_end(worker):
         end_pause()
     worker.work_once()
     assert endings == [("a", "broke_off")]
-    assert Job.objects.get().error == "The process ended with -9."
+    assert Job.objects.get().error == "Its process was killed, most likely for lack of memory."
 
 
 def end_pause():
@@ -407,7 +409,25 @@ def test_what_fails_every_time_is_given_up_and_operators_see_why(worker, client,
     client.force_login(olga)
     page = client.get("/admin/jobs/job/").content.decode()
     assert "Failed" in page
-    assert "ConnectionRefusedError: the mail server is away" in page
+    why = "Another server could not be reached (ConnectionRefusedError: the mail server is away)."
+    assert why in page
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (UserError({"file": ["Choose a file."]}), "Choose a file."),
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk is full."),
+        (MemoryError(), "It needed more memory than it may use."),
+        (TimeoutError(), "Another server could not be reached (TimeoutError)."),
+        (
+            KeyError("x"),
+            "It ended by a fault of the platform (KeyError: 'x'). The log has more.",
+        ),
+    ],
+)
+def test_an_error_is_said_in_words(error, words):
+    assert _error_in_words(error) == words
 
 
 def test_what_failed_can_be_added_again_and_is_forgotten_after_a_month(worker):

@@ -107,11 +107,13 @@ def test_what_is_not_there_is_said_as_the_hub_says_it(pull, trained, alice, home
 
 
 def test_a_model_that_one_may_not_see_is_as_if_it_were_not_there(pull, trained, bob):
-    told = pull("api/models/deepextension/no-such", bob)
+    refused = pull("api/models/deepextension/no-such", bob)
     for path in ADDRESSES:
         answer = pull(path, bob)
         assert (answer.status_code, answer["X-Error-Code"]) == (404, "RepoNotFound")
-        assert answer.content.decode().replace("help-desk-v2", "no-such") == told.content.decode()
+        assert (
+            answer.content.decode().replace("help-desk-v2", "no-such") == refused.content.decode()
+        )
 
 
 def test_without_a_token_nothing_is_there(pull, trained, client):

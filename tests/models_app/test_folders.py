@@ -102,10 +102,10 @@ def test_a_pipe_does_not_hold_the_copy(tiny_folder, tmp_path):
 
 
 def test_a_copy_does_not_change_with_its_source(tiny_folder, tmp_path):
-    told = []
-    folder_copy(tiny_folder, tmp_path / "copy", told.append)
+    reports = []
+    folder_copy(tiny_folder, tmp_path / "copy", reports.append)
     before = (tmp_path / "copy" / "model.safetensors").read_bytes()
     with (tiny_folder / "model.safetensors").open("r+b") as stream:
         stream.write(b"changed in place")
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == before
-    assert told[-1] == sum(path.stat().st_size for path in (tmp_path / "copy").iterdir())
+    assert reports[-1] == sum(path.stat().st_size for path in (tmp_path / "copy").iterdir())

@@ -42,8 +42,8 @@ def test_a_gguf_file_becomes_the_model_it_was_made_from(alice, tiny, tmp_path):
 
 
 def test_weights_of_32_bits_are_read_too(tiny, tmp_path):
-    told = gguf_convert(write_gguf(tiny, tmp_path / "tiny.gguf"), tmp_path / "out")
-    assert told == {"name": "Tiny Llama", "licence": "mit"}
+    facts = gguf_convert(write_gguf(tiny, tmp_path / "tiny.gguf"), tmp_path / "out")
+    assert facts == {"name": "Tiny Llama", "licence": "mit"}
     assert_same(tiny, tmp_path / "out")
 
 

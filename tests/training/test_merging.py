@@ -213,8 +213,8 @@ def test_readers_of_a_shared_model_are_not_told_of_its_train(client, finished, a
     model = train_merge(run=finished, by=alice, name="For everyone")
     BaseModel.objects.filter(pk=model.pk).update(shared=True)
     client.force_login(bob)
-    told = client.get(f"/api/v1/models/{model.pk}/").json()["trained_from"]
-    assert told == {"method": "LoRA", "step": 0, "precision": "auto"}
+    origin = client.get(f"/api/v1/models/{model.pk}/").json()["trained_from"]
+    assert origin == {"method": "LoRA", "step": 0, "precision": "auto"}
     assert finished.name not in client.get(model.get_absolute_url()).content.decode()
     client.force_login(alice)
     assert client.get(f"/api/v1/models/{model.pk}/").json()["trained_from"]["train"] == finished.pk

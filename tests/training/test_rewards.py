@@ -1,4 +1,4 @@
-"""Rewards in the form, in the plan, tried before the train, and told while it runs."""
+"""Rewards in the form, in the plan, tried before the train, and reported while it runs."""
 
 import json
 import shutil
@@ -588,8 +588,8 @@ class TestWhileItTrains:
         assert "Answers it learns from" in page
         assert "Numeric answer" in page
         assert client.get(f"/trains/{run.pk}/completions/?step=1").content.count(b"A1") == 1
-        told = client.get(f"/api/v1/trains/{run.pk}/completions/?step=1").json()["results"]
-        assert [row["text"] for row in told] == ["A1", "A2"]
+        results = client.get(f"/api/v1/trains/{run.pk}/completions/?step=1").json()["results"]
+        assert [row["text"] for row in results] == ["A1", "A2"]
         assert client.get(f"/api/v1/trains/{run.pk}/completions/?step=x").status_code == 400
         client.force_login(bob)
         assert client.get(f"/trains/{run.pk}/completions/").status_code == 404

@@ -59,12 +59,12 @@ def end_to_end(model, rows):
     attention.register()
     model.set_attn_implementation(attention.NAME)
     borders = torch.tensor([0, *accumulate(row.shape[1] for row in rows)], dtype=torch.int32)
-    told = {"cu_seq_lens_q": borders.to(model.device), "max_length_q": int(borders.diff().max())}
+    bounds = {"cu_seq_lens_q": borders.to(model.device), "max_length_q": int(borders.diff().max())}
     positions = torch.cat([torch.arange(row.shape[1]) for row in rows])[None].to(model.device)
     ids = torch.cat(rows, 1).to(model.device)
     with torch.no_grad():
         logits = model(
-            input_ids=ids, position_ids=positions, use_cache=False, **told
+            input_ids=ids, position_ids=positions, use_cache=False, **bounds
         ).logits.float()
     return [logits[:, start:end] for start, end in pairwise(borders.tolist())]
 
