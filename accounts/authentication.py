@@ -29,7 +29,8 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
     def authenticate(self, request: Request) -> Any:
         """(user, token), or None where the request has no token. Raises UserError: 403 where the
         token's scope does not cover the call, 429 where it has made as many as it may. What is left
-        of those is the `allowance` of the HttpRequest."""
+        of those is the `allowance` of the HttpRequest, which also knows a refused token
+        (`token_seen`)."""
         credentials = super().authenticate(request)
         if credentials is None:
             return None
@@ -37,6 +38,7 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
         user, token = credentials
         method = request.method or ""
         match = request._request.resolver_match
+        request._request.token_seen = token  # type: ignore[attr-defined]
 
         if match is None or not scope_allows(token.scope, method, match):
             raise UserError(_too_small(token), code="token_scope", status=403)

@@ -16,7 +16,18 @@ from django.db.models import Q
 from core.store import openai_folder
 from datasets_app.models import Dataset
 from models_app.models import BaseModel
+from openai_api.asking.models import Batch, Call, StoredResponse
 from training.models import TrainRun
+
+__all__ = [
+    "Batch",
+    "Call",
+    "File",
+    "FineTuningJob",
+    "StoredResponse",
+    "Upload",
+    "UploadPart",
+]
 
 
 class File(models.Model):

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.http import HttpRequest, HttpResponseBase, JsonResponse, StreamingHttpResponse
-from django.utils import timezone
 
 from core.web.later import LaterResponse
 from core.web.open_streams import open_stream
 from openai_api.asking.abilities import abilities_check
 from openai_api.asking.bodies import Question
-from openai_api.asking.calls import call_record_later
+from openai_api.asking.calls import CLIENT_LEFT, call_record_later
 from openai_api.asking.models import Call
 from openai_api.errors import ApiProblem
 from serving.answering import AnswerProblem, Data, State, answer, answer_stream
@@ -29,8 +28,6 @@ from serving.targets import Placement
 HOLD_BACK_SECONDS = 8.0
 # Proxies and clients give up a connection on which nothing comes for longer.
 ALIVE_SECONDS = 10.0
-# As nginx says it.
-CLIENT_LEFT = 499
 
 # Events of an answer that wait for a client that reads slowly.
 AHEAD = 64
@@ -68,20 +65,6 @@ class Asked:
         """Raises ApiProblem for what the model server cannot do."""
         if state.phase == "ready":
             abilities_check(self.question.needs, state.abilities, state.backend)
-
-
-def call_of(request: HttpRequest, user: Any, token: Any, model: str) -> Call:
-    """A row for the list of calls, before anything is known of its end."""
-    return Call(
-        user=user,
-        token=token,
-        at=timezone.now(),
-        method=request.method or "",
-        path=request.path[:120],
-        model=model[:200],
-        status=CLIENT_LEFT,
-        seconds=0,
-    )
 
 
 def problem_of_answer(problem: AnswerProblem) -> ApiProblem:

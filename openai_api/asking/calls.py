@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import deque
 from datetime import timedelta
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
@@ -23,6 +24,8 @@ KEPT = timedelta(hours=1)
 MOST_WAITING = 20_000
 PAUSE_SECONDS = 0.5
 AT_ONCE = 500
+# As nginx says it.
+CLIENT_LEFT = 499
 
 logger = logging.getLogger("deepextension.openai")
 
@@ -99,6 +102,20 @@ async def call_record_later(call: Call, request: HttpRequest) -> None:
         _writer.add(call)
     else:
         await sync_to_async(calls_write)([call])
+
+
+def call_of(request: HttpRequest, user: Any, token: Any, model: str) -> Call:
+    """A row for the list of calls, before anything is known of its end."""
+    return Call(
+        user=user,
+        token=token,
+        at=timezone.now(),
+        method=request.method or "",
+        path=request.path[:120],
+        model=model[:200],
+        status=CLIENT_LEFT,
+        seconds=0,
+    )
 
 
 def calls_of(user: User) -> QuerySet[Call]:

@@ -28,6 +28,7 @@ class Call(models.Model):
 
     class Meta:
         ordering: ClassVar = ["-at", "-id"]
+        default_permissions = ()
         indexes: ClassVar = [models.Index(fields=["user", "-at"], name="calls_of_a_person")]
 
     def __str__(self) -> str:
@@ -50,6 +51,7 @@ class StoredResponse(models.Model):
 
     class Meta:
         ordering: ClassVar = ["-id"]
+        default_permissions = ()
 
     def __str__(self) -> str:
         return self.public_id
@@ -103,6 +105,7 @@ class Batch(models.Model):
 
     class Meta:
         ordering: ClassVar = ["-id"]
+        default_permissions = ()
         verbose_name_plural = "batches"
 
     def __str__(self) -> str:

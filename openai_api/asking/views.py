@@ -11,8 +11,9 @@ from typing import Any
 from django.http.response import HttpResponseBase
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 
-from openai_api.asking.answers import Asked, call_of, streamed, whole
+from openai_api.asking.answers import Asked, streamed, whole
 from openai_api.asking.bodies import Question, chat_question, completion_question
+from openai_api.asking.calls import call_of
 from openai_api.asking.chat import events_shape, with_usage
 from openai_api.asking.embeddings import embeddings_question, embeddings_shape
 from openai_api.identifiers import model_find
