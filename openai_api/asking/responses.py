@@ -14,7 +14,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from core.text import storable
-from core.web.in_thread import in_thread
+from training.pages.live_feed import in_thread
 from openai_api.asking.answers import Asked
 from openai_api.asking.models import StoredResponse, response_id
 from openai_api.errors import ApiProblem, missing

@@ -1,24 +1,23 @@
-"""/v1/chat/completions, /v1/completions, /v1/embeddings: asking a model.
+"""/v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings: asking a model.
 
 What can be known of a request is checked here, in a thread of the pages; then the answer is waited
 for on the event loop (core.web.later)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.http.response import HttpResponseBase
 from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.response import Response
 
 from openai_api.asking.answers import Asked, streamed, whole
-from openai_api.asking.bodies import Question, chat_question, completion_question
+from openai_api.asking.asks import ask_of
 from openai_api.asking.calls import call_of
-from openai_api.asking.chat import events_shape, with_usage
-from openai_api.asking.embeddings import embeddings_question, embeddings_shape
+from openai_api.asking.chat import with_usage
+from openai_api.asking.responses import stored_response
 from openai_api.identifiers import model_find
 from openai_api.views.base import OpenAIView
-from serving.answering import CHAT, COMPLETIONS, EMBEDDINGS
 
 
 class EventsRenderer(BaseRenderer):
@@ -32,40 +31,32 @@ class EventsRenderer(BaseRenderer):
 
 
 class AskingView(OpenAIView):
+    """endpoint: one of openai_api.asking.asks.ENDPOINTS."""
+
     renderer_classes = (JSONRenderer, EventsRenderer)
-
-    def asked(self, path: str, question: Question) -> Asked:
-        """Raises ApiProblem (404) for a model that this reader may not see."""
-        call = call_of(self.request._request, self.reader, self.request.auth, question.model)
-        self.call = call
-        served = model_find(question.model, self.reader)
-        return Asked(self.request._request, path, call, served.placement, question)
-
-
-class TextView(AskingView):
-    path = ""
-    question: Callable[[Mapping[str, Any]], Question]
+    endpoint = ""
 
     def post(self, request: Any) -> HttpResponseBase:
-        asked = self.asked(self.path, type(self).question(self.body))
-        if not asked.question.stream:
-            return whole(asked)
+        plain = request._request
+        sent = self.body
+        self.call = call_of(plain, self.reader, request.auth, str(sent.get("model") or ""))
 
-        asked.question.body.update(with_usage({}))
-        return streamed(asked, events_shape(asked))
+        ask = ask_of(self.endpoint, sent, self.reader)
+        served = model_find(ask.question.model, self.reader)
+        asked = Asked(plain, ask.path, self.call, served.placement, ask.question)
 
+        if not ask.question.stream or ask.events is None:
+            return whole(asked, ask.shape)
 
-class ChatView(TextView):
-    path = CHAT
-    question = chat_question
-
-
-class CompletionsView(TextView):
-    path = COMPLETIONS
-    question = completion_question
+        ask.question.body.update(with_usage({}))
+        shape, failed = ask.events(asked)
+        return streamed(asked, shape, failed)
 
 
-class EmbeddingsView(AskingView):
-    def post(self, request: Any) -> HttpResponseBase:
-        asked = self.asked(EMBEDDINGS, embeddings_question(self.body))
-        return whole(asked, embeddings_shape(self.body))
+class ResponseView(OpenAIView):
+    def get(self, request: Any, identity: str) -> Response:
+        return self.answer(stored_response(identity, self.reader).body)
+
+    def delete(self, request: Any, identity: str) -> Response:
+        stored_response(identity, self.reader).delete()
+        return self.answer({"id": identity, "object": "response", "deleted": True})
