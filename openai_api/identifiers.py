@@ -92,7 +92,7 @@ def _rows_of(targets: list[Target]) -> dict[tuple[str, int], BaseModel | TrainRu
         "export": Export.objects.select_related("model__owner", "model__parent"),
     }
 
-    rows = {}
+    rows: dict[tuple[str, int], BaseModel | TrainRun | Export] = {}
     for kind, query in queries.items():
         ids = {target.pk for target in targets if target.kind == kind}
         if ids:

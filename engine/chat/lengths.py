@@ -41,13 +41,22 @@ def examples_by_line(
     path: Path, file_type: str, format: str, column_map: dict[str, str]
 ) -> Iterator[tuple[int, Example]]:
     """(line, example) of the good rows in file order. Raises FileProblem."""
+    for line, example, _ in rows_by_line(path, file_type, format, column_map):
+        yield line, example
+
+
+def rows_by_line(
+    path: Path, file_type: str, format: str, column_map: dict[str, str]
+) -> Iterator[tuple[int, Example, dict[str, Any]]]:
+    """(line, example, values as they stand in the file) of the good rows in file order. Raises
+    FileProblem."""
     for row in read_rows(path, file_type):
         if row.values is None:
             continue
 
         example = example_or_none(row.values, format, column_map)
         if example is not None:
-            yield row.line, example
+            yield row.line, example, row.values
 
 
 def count(renderer: Renderer, rows: Iterable[tuple[int, Example]]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from engine.chat.lengths import examples_by_line
+from engine.chat.lengths import rows_by_line
 from engine.chat.row_notes import RowNotes
 from engine.contract.arithmetic import HOLDOUT_LIMIT, holdout_rows
 from engine.contract.rundir import DataFile, file_sha256
@@ -40,8 +41,14 @@ def file_check(data: DataFile) -> None:
 def examples_read(job: Job, data: DataFile) -> Iterator[tuple[int, Example]]:
     """(line, example) of the valid rows in file order. Raises TrainError as file_check does, and
     Stopped where a stop is asked for meanwhile."""
+    for line, example, _ in rows_read(job, data):
+        yield line, example
+
+
+def rows_read(job: Job, data: DataFile) -> Iterator[tuple[int, Example, dict[str, Any]]]:
+    """As examples_read, with the values as they stand in the file."""
     file_check(data)
-    rows = examples_by_line(Path(data.path), data.file_type, data.format, data.column_map)
+    rows = rows_by_line(Path(data.path), data.file_type, data.format, data.column_map)
 
     for number, row in enumerate(rows):
         if number % STOP_CHECK_ROWS == 0:

@@ -28,7 +28,7 @@ def train(job: Job) -> bool:
 
     panel = Panel.of(parameters.rewards, job.spec.resources)
     renderer = Renderer(tokenizer, system_prompt=job.spec.system_prompt, warn=job.warn)
-    data = prepare(job, renderer, parameters.max_prompt_tokens)
+    data = prepare(job, renderer, parameters.max_prompt_tokens, panel.columns)
     prompts = samples.prompts_of(data.sample_examples, renderer, parameters.max_prompt_tokens)
 
     model = session.adapted()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
@@ -22,7 +22,7 @@ from engine.chat.render import Renderer
 from engine.chat.row_notes import RowNotes
 from engine.chat.template import TemplateProblem
 from engine.contract.rundir import DataFile
-from engine.data.split import examples_read, notes_warn, sample_examples, split
+from engine.data.split import notes_warn, rows_read, sample_examples, split
 from engine.messages.failures import Stopped, TrainError
 from engine.messages.plural import are, counted
 from engine.rewards.base import Answer
@@ -50,28 +50,39 @@ BUFFER = "rollouts.safetensors"
 
 @dataclass
 class Prompts:
-    """`rows`: the conversations and references by number; `train` and `evaluation`: rendered
-    prompts with the numbers of their rows."""
+    """`rows`: the conversations and references by number, `values`: those columns of them that
+    rewards read; `train` and `evaluation`: rendered prompts with the numbers of their rows."""
 
     rows: list[Example]
+    values: list[dict[str, Any]]
     train: Dataset
     evaluation: Dataset | None
     counts: RowCounts
     sample_examples: list[Example]
 
 
-def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
-    """Read, render and split. Prompts that are too long are left out. Raises TrainError where none
-    is left."""
+class PromptRow(NamedTuple):
+    """A row with its rendered prompt, and the columns of it that rewards read."""
+
+    example: Example
+    text: str
+    values: dict[str, Any]
+
+
+def prepare(
+    job: Job, renderer: Renderer, max_prompt_tokens: int, columns: set[str] | None
+) -> Prompts:
+    """Read, render and split. Prompts that are too long are left out. columns: which of the rows
+    are kept for rewards, None for all. Raises TrainError where no prompt is left."""
     rows, left_out, notes = _read(
-        job, job.spec.dataset, renderer, max_prompt_tokens, job.parameters.max_samples
+        job, job.spec.dataset, renderer, max_prompt_tokens, job.parameters.max_samples, columns
     )
 
     evaluation_rows = None
     evaluation_notes = None
     if job.spec.evaluation_dataset is not None:
         evaluation_rows, _, evaluation_notes = _read(
-            job, job.spec.evaluation_dataset, renderer, max_prompt_tokens, None
+            job, job.spec.evaluation_dataset, renderer, max_prompt_tokens, None, columns
         )
 
     notes_warn(job, notes, evaluation_notes)
@@ -90,9 +101,10 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
     first_held_out = 0 if evaluation_rows is None else len(rows)
     held_out = [first_held_out + index for index in parts.held_out[:EVALUATION_PROMPTS]]
 
-    examples = [example for example, _ in all_rows]
+    examples = [row.example for row in all_rows]
     prompts = Prompts(
         rows=examples,
+        values=[row.values for row in all_rows],
         train=_dataset(all_rows, parts.kept),
         evaluation=_dataset(all_rows, held_out) if held_out else None,
         counts=RowCounts(len(parts.kept), len(held_out), left_out + notes.refused),
@@ -119,14 +131,19 @@ def prepare(job: Job, renderer: Renderer, max_prompt_tokens: int) -> Prompts:
 
 
 def _read(
-    job: Job, data: DataFile, renderer: Renderer, max_prompt_tokens: int, limit: int | None
-) -> tuple[list[tuple[Example, str]], int, RowNotes]:
+    job: Job,
+    data: DataFile,
+    renderer: Renderer,
+    max_prompt_tokens: int,
+    limit: int | None,
+    columns: set[str] | None,
+) -> tuple[list[PromptRow], int, RowNotes]:
     """(rows with their rendered prompts, how many were too long, what the template did to them)."""
-    rows: list[tuple[Example, str]] = []
+    rows: list[PromptRow] = []
     left_out = 0
     notes = RowNotes()
 
-    for number, (line, example) in enumerate(examples_read(job, data)):
+    for number, (line, example, values) in enumerate(rows_read(job, data)):
         if limit is not None and number >= limit:
             break
 
@@ -142,15 +159,18 @@ def _read(
         if len(ids) > max_prompt_tokens:
             left_out += 1
         else:
-            rows.append((example, text))
+            kept = {
+                name: value for name, value in values.items() if columns is None or name in columns
+            }
+            rows.append(PromptRow(example, text, kept))
 
     notes.settle()
     return rows, left_out, notes
 
 
-def _dataset(rows: list[tuple[Example, str]], numbers: list[int]) -> Dataset:
+def _dataset(rows: list[PromptRow], numbers: list[int]) -> Dataset:
     """The rendered prompts of these rows, with the numbers by which their answers are scored."""
-    prompts = [rows[number][1] for number in numbers]
+    prompts = [rows[number].text for number in numbers]
     return Dataset.from_dict({"prompt": prompts, "number": numbers})
 
 
@@ -249,8 +269,9 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
         score. Raises TrainError where no answer is scored, or a failure is to end the train."""
         answers = []
         for row, text in zip(inputs, completions, strict=True):
-            example = self.prompts.rows[row["number"]]
-            answers.append(Answer(example.asked, text.strip(), example.answer))
+            number = row["number"]
+            example, values = self.prompts.rows[number], self.prompts.values[number]
+            answers.append(Answer(example.asked, text.strip(), example.answer, values))
 
         scores = self.panel.score(answers)
         if scores.failures:

@@ -45,6 +45,10 @@ class Reward(BaseModel):
         """What `answer` is worth. Raises Unscored where that cannot be said."""
         raise NotImplementedError
 
+    def columns(self) -> set[str]:
+        """Which columns of the row it reads."""
+        return set()
+
     def obstacle(self) -> str:
         """Why this function cannot be used on this installation, or nothing."""
         return ""

@@ -18,6 +18,7 @@ from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
 from engine.rewards.base import Answer, Reward, Unscored
+from engine.rewards.templates import columns_of, template_fill
 from engine.schema.fields import parameter
 
 URL = "DEEPEXTENSION_JUDGE_URL"
@@ -27,7 +28,9 @@ PARALLEL_REQUESTS = 4
 TRIES = 3
 PAUSE_SECONDS = 0.5
 ANSWER_CHARACTERS = 20_000
-PLACES = re.compile(r"\{(question|reference|answer)\}")
+EITHER = re.compile(
+    r"\{\{\s*((?:item|sample)[.\[][^{}]{1,300}?)\s*\}\}|\{(question|reference|answer)\}"
+)
 
 NUMBER = r"(-?\d+(?:\.\d+)?)(?![\d.]*[\deE])"
 THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
@@ -62,7 +65,8 @@ class LlmJudge(Reward):
     instruction: str = parameter(
         INSTRUCTION,
         "Instruction",
-        "{question}, {reference} and {answer} are put in. It must ask for a score from 0 to 10.",
+        "{question}, {reference} and {answer} are put in, and columns of the row as {{item.column}}. "
+        "It must ask for a score from 0 to 10.",
         group="Method",
         max_length=20_000,
         multiline=True,
@@ -86,6 +90,9 @@ class LlmJudge(Reward):
             )
 
         return instruction
+
+    def columns(self) -> set[str]:
+        return columns_of(self.instruction)
 
     def obstacle(self) -> str:
         if not os.environ.get(URL) or not os.environ.get(MODEL):
@@ -128,8 +135,9 @@ class LlmJudge(Reward):
             "answer": answer.text,
         }
 
-        # Not str.format: the instruction holds braces of its own, and so may an answer.
-        text = PLACES.sub(lambda place: parts[place.group(1)][:ANSWER_CHARACTERS], self.instruction)
+        # Not str.format: the instruction holds braces of its own, and so may an answer. Each place is
+        # filled once, so that an answer cannot name another.
+        text = EITHER.sub(lambda place: _filled(place, parts, answer), self.instruction)
         body: dict[str, Any] = {
             "model": os.environ.get(MODEL, ""),
             "messages": [{"role": "user", "content": text}],
@@ -180,6 +188,13 @@ class LlmJudge(Reward):
             return str(reply.json()["choices"][0]["message"]["content"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise Unscored("The judge's reply is not one of a chat API.") from error
+
+
+def _filled(place: re.Match[str], parts: dict[str, str], answer: Answer) -> str:
+    if place[1] is None:
+        return parts[place[2]][:ANSWER_CHARACTERS]
+
+    return template_fill(place[0], answer)
 
 
 def score_read(text: str) -> float:

@@ -50,6 +50,19 @@ class Panel:
         self.scorers = scorers
         self.names = _names([choice.function for choice in choices])
 
+    @property
+    def columns(self) -> set[str] | None:
+        """Which columns of the rows the functions read; None for all, as functions of one's own
+        may."""
+        names: set[str] = set()
+        for choice in self.choices:
+            if choice.function.startswith(CUSTOM_PREFIX):
+                return None
+
+            names |= choice.reward().columns()
+
+        return names
+
     @classmethod
     def of(cls, choices: Sequence[RewardChoice], resources: Mapping[str, Resource]) -> Panel:
         """Load what the functions need. Raises TrainError where something is missing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from engine.rewards.answers import ExactAnswer, NumericAnswer
 from engine.rewards.base import Reward
+from engine.rewards.graders import StringCheck, TextSimilarity
 from engine.rewards.judge import LlmJudge
 from engine.rewards.model import RewardModel
 from engine.rewards.similarity import ChrF, RougeL
@@ -24,6 +25,8 @@ REWARDS: dict[str, type[Reward]] = {
         LengthWindow,
         RougeL,
         ChrF,
+        StringCheck,
+        TextSimilarity,
         Language,
         NoRepetition,
         RewardModel,

@@ -51,7 +51,7 @@ class OpenAIView(APIView):
         self.began_at = time.perf_counter()
         return super().initialize_request(request, *args, **kwargs)
 
-    def finalize_response(
+    def finalize_response(  # type: ignore[override]
         self, request: Request, response: HttpResponseBase, *args: Any, **kwargs: Any
     ) -> HttpResponseBase:
         answer: HttpResponseBase = super().finalize_response(
