@@ -98,7 +98,7 @@ def scope_allows(name: str, method: str, match: ResolverMatch) -> bool:
     if method in scope.methods:
         return True
     if method == "POST" and match.url_name in READING_POSTS:
-        return True
+        return "GET" in scope.methods
     if match.url_name in WHOLE_SCOPE_ONLY:
         return False
 

@@ -5,3 +5,21 @@ class OpenAIApiConfig(AppConfig):
     name = "openai_api"
     verbose_name = "OpenAI API"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from jobs.kinds import WORTH_A_NOTICE, Kind, kind_register
+        from openai_api.asking.house_keeping import asking_prune
+        from training.work.reconcile import reconcile_also
+
+        reconcile_also(asking_prune)
+        jobs = "openai_api.asking.jobs"
+        kind_register(
+            Kind(
+                "batch",
+                "Batch",
+                run=f"{jobs}.run_batch",
+                ended=f"{jobs}.batch_ended",
+                needs=("openai_api.asking.batches",),
+                notice_seconds=WORTH_A_NOTICE,
+            )
+        )

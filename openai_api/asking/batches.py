@@ -21,7 +21,6 @@ from django.db import transaction
 from django.utils import timezone
 
 from core.store import openai_folder
-from training.pages.live_feed import in_thread
 from jobs.adding import job_add
 from jobs.kinds import CANCELLED, NORMAL_SECONDS, TOO_LONG
 from jobs.progress import progress_report
@@ -35,6 +34,7 @@ from openai_api.identifiers import model_find, new_id
 from openai_api.models import File
 from serving.answering import AnswerProblem, State, answer
 from serving.targets import Placement
+from training.pages.live_feed import in_thread
 
 WINDOW = "24h"
 MOST_REQUESTS = 50_000
@@ -167,7 +167,7 @@ def _errors_of(batch: Batch, file: File | None) -> list[dict[str, Any]]:
     seen: set[str] = set()
     total, model = 0, ""
 
-    for total, line in enumerate(_lines(file.path), 1):  # noqa: B007 - the number of the last one
+    for total, line in enumerate(_lines(file.path), 1):
         request, error = _request_of(line, batch.endpoint)
         if error is None and request["custom_id"] in seen:
             error = _error("duplicate_custom_id", "This custom_id was there before.", "custom_id")

@@ -14,11 +14,11 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from core.text import storable
-from training.pages.live_feed import in_thread
 from openai_api.asking.answers import Asked
 from openai_api.asking.models import StoredResponse, response_id
 from openai_api.errors import ApiProblem, missing
 from serving.answering import Data
+from training.pages.live_feed import in_thread
 
 KEPT = timedelta(days=30)
 
@@ -109,7 +109,9 @@ def stored_response(identity: str, owner: User, *, param: str = "id") -> StoredR
 
 
 def responses_prune() -> None:
-    StoredResponse.objects.filter(expires_at__lt=timezone.now()).delete()
+    expired = StoredResponse.objects.filter(expires_at__lt=timezone.now())
+    if expired.exists():
+        expired.delete()
 
 
 def usage_of(usage: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -274,17 +276,13 @@ class Events:
         self.text += text
         self.logprobs += logprobs
         sent.append(
-            self.event(
-                "response.output_text.delta", **self._place(), delta=text, logprobs=logprobs
-            )
+            self.event("response.output_text.delta", **self._place(), delta=text, logprobs=logprobs)
         )
         return sent
 
     def _place(self) -> dict[str, Any]:
         """Where the text is."""
-        index = next(
-            place for place, item in enumerate(self.items) if item["id"] == self.text_id
-        )
+        index = next(place for place, item in enumerate(self.items) if item["id"] == self.text_id)
         return {"item_id": self.text_id, "output_index": index, "content_index": 0}
 
     def _call_delta(self, delta: dict[str, Any]) -> list[bytes]:

@@ -61,9 +61,9 @@ def responses_question(
         name: sent.get(name)
         for name in ("model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stream")
     }
-    body["messages"] = list(messages)
-    if fields.get("instructions"):
-        body["messages"].insert(0, {"role": "system", "content": fields["instructions"]})
+    instructions = fields.get("instructions")
+    before = [{"role": "system", "content": instructions}] if instructions else []
+    body["messages"] = [*before, *messages]
 
     body["max_tokens"] = fields.get("max_output_tokens")
     body["parallel_tool_calls"] = fields.get("parallel_tool_calls")
