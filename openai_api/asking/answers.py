@@ -14,7 +14,6 @@ from typing import Any
 from django.http import HttpRequest, HttpResponseBase, JsonResponse, StreamingHttpResponse
 
 from core.web.later import LaterResponse
-from core.web.open_streams import open_stream
 from openai_api.asking.abilities import abilities_check
 from openai_api.asking.bodies import Question
 from openai_api.asking.calls import CLIENT_LEFT, call_record_later
@@ -170,13 +169,12 @@ async def _sent(
 ) -> AsyncGenerator[bytes, None]:
     status, code = CLIENT_LEFT, ""
     try:
-        with open_stream():
-            async for comment in pump.comments():
-                yield comment
+        async for comment in pump.comments():
+            yield comment
 
-            async with aclosing(shape(pump.data())) as events:
-                async for part in events:
-                    yield part
+        async with aclosing(shape(pump.data())) as events:
+            async for part in events:
+                yield part
 
         status = 200
     except ApiProblem as problem:

@@ -21,6 +21,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from core.store import openai_folder
+from core.web.in_thread import in_thread
 from jobs.adding import job_add
 from jobs.kinds import CANCELLED, NORMAL_SECONDS, TOO_LONG
 from jobs.progress import progress_report
@@ -33,8 +34,8 @@ from openai_api.errors import ApiProblem, missing
 from openai_api.identifiers import model_find, new_id
 from openai_api.models import File
 from serving.answering import AnswerProblem, State, answer
+from serving.leases import sessions_close
 from serving.targets import Placement
-from training.pages.live_feed import in_thread
 
 WINDOW = "24h"
 MOST_REQUESTS = 50_000
@@ -306,6 +307,7 @@ class Run:
             raise errors.exceptions[0] from errors
         finally:
             shown.cancel()
+            await sessions_close()
 
         await self.show()
 

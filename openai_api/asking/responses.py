@@ -14,11 +14,11 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from core.text import storable
+from core.web.in_thread import in_thread
 from openai_api.asking.answers import Asked
 from openai_api.asking.models import StoredResponse, response_id
 from openai_api.errors import ApiProblem, missing
 from serving.answering import Data
-from training.pages.live_feed import in_thread
 
 KEPT = timedelta(days=30)
 
@@ -53,11 +53,11 @@ class Response:
             "parallel_tool_calls": fields.get("parallel_tool_calls", True),
             "previous_response_id": fields.get("previous_response_id"),
             "store": self.is_stored,
-            "temperature": sent.get("temperature"),
+            "temperature": _or_1(sent.get("temperature")),
             "text": {"format": {"type": "text"}} | fields.get("text", {}),
             "tool_choice": sent.get("tool_choice") or "auto",
             "tools": sent.get("tools") or [],
-            "top_p": sent.get("top_p"),
+            "top_p": _or_1(sent.get("top_p")),
             "truncation": "disabled",
             "usage": None,
             "metadata": fields.get("metadata", {}),
@@ -96,6 +96,11 @@ class Response:
             body=storable(body),
             messages=storable(messages),
         )
+
+
+def _or_1(value: float | None) -> float:
+    """OpenAI's default."""
+    return 1 if value is None else value
 
 
 def stored_response(identity: str, owner: User, *, param: str = "id") -> StoredResponse:
