@@ -3,12 +3,12 @@ string_check and text_similarity."""
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
+from rapidfuzz import fuzz
 
 from engine.rewards.base import Answer, Reward
 from engine.rewards.similarity import CHARACTERS, WORDS
@@ -87,7 +87,7 @@ class StringCheck(Comparison):
 
 
 class TextSimilarity(Comparison):
-    """BLEU by sacrebleu, ROUGE (F-measure) by rouge-score, each from 0 to 1."""
+    """Fuzzy match by rapidfuzz, BLEU by sacrebleu, ROUGE (F-measure) by rouge-score, each from 0 to 1."""
 
     slug: ClassVar[str] = "text_similarity"
     title: ClassVar[str] = "Text similarity"
@@ -112,8 +112,7 @@ class TextSimilarity(Comparison):
         text, reference = self.texts(answer)
         match self.evaluation_metric:
             case "fuzzy_match":
-                pair = (text[:CHARACTERS], reference[:CHARACTERS])
-                return difflib.SequenceMatcher(None, *pair, autojunk=False).ratio()
+                return float(fuzz.ratio(text[:CHARACTERS], reference[:CHARACTERS])) / 100
             case "bleu":
                 score = _bleu().sentence_score(text[:CHARACTERS], [reference[:CHARACTERS]]).score
                 return min(1.0, float(score) / 100)

@@ -70,8 +70,6 @@ REFUSED = (
     "web_search_options",
 )
 ROLES = ("system", "developer", "user", "assistant", "tool")
-# As OpenAI's API has them. The servers' own differ from each other.
-DEFAULTS = {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0}
 # What does nothing at its default, and so needs no ability.
 NEUTRAL = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0, "min_p": 0, "logprobs": False}
 
@@ -137,7 +135,7 @@ def _question(model: str, body: dict[str, Any], needs: dict[str, str]) -> Questi
             "'stream_options' is for requests with 'stream': true.", param="stream_options"
         )
 
-    body = DEFAULTS | body | {"model": model}
+    body = body | {"model": model}
     return Question(model, body, needs, stream, bool(options.get("include_usage")))
 
 

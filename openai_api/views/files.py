@@ -47,6 +47,11 @@ class FormView(OpenAIView):
         request.upload_handlers = [DiskUploadHandler(request)]
         return super().initialize_request(request, *args, **kwargs)
 
+    @property
+    def form(self) -> dict[str, Any]:
+        form: dict[str, Any] = self.request.data  # type: ignore[assignment]
+        return form
+
 
 class FilesView(FormView):
     def get(self, request: Request) -> Response:
@@ -64,10 +69,10 @@ class FilesView(FormView):
         return self.answer(list_body([file_body(file) for file in rows], has_more=has_more))
 
     def post(self, request: Request) -> Response:
-        received = received_of(request.data.get("file"))
+        received = received_of(self.form.get("file"))
         try:
-            purpose = purpose_of(request.data.get("purpose"))
-            expires_after = expiry_of(request.data)
+            purpose = purpose_of(self.form.get("purpose"))
+            expires_after = expiry_of(self.form)
         except ApiProblem:
             received.close()
             raise
@@ -115,7 +120,7 @@ class UploadPartsView(FormView):
     def post(self, request: Request, public_id: str) -> Response:
         # Before the body is read.
         upload = upload_find(public_id, self.reader)
-        data = received_of(request.data.get("data"), param="data")
+        data = received_of(self.form.get("data"), param="data")
 
         return self.answer(part_body(part_add(upload, data)))
 

@@ -113,9 +113,6 @@ def test_the_model_server_gets_what_we_know_and_nothing_else():
         "messages": HELLO,
         "max_tokens": 5,
         "min_p": 0.1,
-        "temperature": 1,
-        "top_p": 1,
-        "top_k": 0,
     }
 
 
