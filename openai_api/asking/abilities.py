@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 from openai_api.errors import ApiProblem
 
-# Ability of a model server -> what it is called in a refusal.
+# Ability of a model server -> why there is none, or what it is called in a refusal.
+REASONS = {
+    "tools": "The chat template of this model has no place for tools. Leave 'tools' out.",
+    "embeddings": "This model answers with text and has no embeddings. Ask an embedding model.",
+}
 CALLED = {
-    "tools": "tools",
     "json_schema": "answers by a JSON schema",
     "json_object": "answers that are JSON",
     "logprobs": "log-probabilities",
@@ -16,7 +19,6 @@ CALLED = {
     "min_p": "min_p",
     "penalties": "penalties",
     "seed": "seeds",
-    "embeddings": "embeddings",
 }
 
 
@@ -27,9 +29,8 @@ def abilities_check(needs: dict[str, str], abilities: Iterable[str], backend: st
         if ability in abilities:
             continue
 
-        raise ApiProblem(
+        without = (
             f"This model is served by {backend}, which has no {CALLED.get(ability, ability)}. "
-            f"Leave '{param}' out.",
-            param=param,
-            code="unsupported_parameter",
+            f"Leave '{param}' out."
         )
+        raise ApiProblem(REASONS.get(ability, without), param=param, code="unsupported_parameter")

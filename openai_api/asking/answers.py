@@ -17,6 +17,7 @@ from core.web.later import LaterResponse
 from openai_api.asking.abilities import abilities_check
 from openai_api.asking.bodies import Question
 from openai_api.asking.calls import CLIENT_LEFT, call_record_later
+from openai_api.asking.chat import Chunks, whole_of_stream, whole_tidy
 from openai_api.asking.models import Call
 from openai_api.errors import ApiProblem
 from serving.answering import AnswerProblem, Data, State, answer, answer_stream
@@ -32,19 +33,34 @@ ALIVE_SECONDS = 10.0
 AHEAD = 64
 
 Part = State | Data
+# Makes what is sent of the answer's events.
+Shape = Callable[[AsyncIterator[Data]], AsyncGenerator[bytes, None]]
+
+DONE = b"data: [DONE]\n\n"
 
 logger = logging.getLogger("deepextension.openai")
 
 
 @dataclass
-class Asked:
-    """A request that may be answered, and what becomes of it for the list of calls."""
+class Asking:
+    """A question that may be asked. path: of the model server."""
+
+    placement: Placement
+    path: str
+    question: Question
+
+    def able(self, state: State) -> None:
+        """Raises ApiProblem for what the model server cannot do."""
+        if state.phase == "ready":
+            abilities_check(self.question.needs, state.abilities, state.backend)
+
+
+@dataclass
+class Asked(Asking):
+    """A request that is answered, and what becomes of it for the list of calls."""
 
     request: HttpRequest
-    path: str
     call: Call
-    placement: Placement
-    question: Question
 
     def __post_init__(self) -> None:
         self.began_at = time.perf_counter()
@@ -59,11 +75,6 @@ class Asked:
         self.call.code = code[:60]
         self.call.seconds = time.perf_counter() - self.began_at
         await call_record_later(self.call, self.request)
-
-    def able(self, state: State) -> None:
-        """Raises ApiProblem for what the model server cannot do."""
-        if state.phase == "ready":
-            abilities_check(self.question.needs, state.abilities, state.backend)
 
 
 def problem_of_answer(problem: AnswerProblem) -> ApiProblem:
@@ -84,6 +95,22 @@ def refusal(problem: ApiProblem) -> JsonResponse:
     return response
 
 
+def chat_events(asked: Asked) -> Shape:
+    """The events of chat and completions."""
+
+    async def shape(parts: AsyncIterator[Data]) -> AsyncGenerator[bytes, None]:
+        chunks = Chunks(asked.question)
+        try:
+            async for payload in chunks.raw(parts):
+                yield event(payload)
+        finally:
+            asked.usage(chunks.usage)
+
+        yield DONE
+
+    return shape
+
+
 def event(data: Any) -> bytes:
     return b"data: " + (data if isinstance(data, bytes) else json.dumps(data).encode()) + b"\n\n"
 
@@ -98,9 +125,7 @@ def whole(asked: Asked, shape: Callable[[dict[str, Any]], Any] | None = None) ->
     async def decide() -> HttpResponseBase:
         status, code = CLIENT_LEFT, ""
         try:
-            answered = await answer(
-                asked.placement, asked.path, asked.question.body, on_state=asked.able
-            )
+            answered = await answer_whole(asked)
             asked.usage(answered.get("usage"))
             body = answered if shape is None else await shape(answered)
             status = 200
@@ -116,17 +141,39 @@ def whole(asked: Asked, shape: Callable[[dict[str, Any]], Any] | None = None) ->
     return LaterResponse(decide)
 
 
+async def answer_whole(asking: Asking, *, background: bool = False) -> dict[str, Any]:
+    """As the client gets it. background: after all others. Raises AnswerProblem and ApiProblem."""
+    question = asking.question
+    if question.choices == 1:
+        body = await answer(
+            asking.placement,
+            asking.path,
+            question.body,
+            on_state=asking.able,
+            background=background,
+        )
+        return whole_tidy(body, question)
+
+    question.body.update(WITH_USAGE)
+    pump = Pump(asking)
+    try:
+        return await whole_of_stream(Chunks(question), pump.data())
+    finally:
+        await pump.close()
+
+
 # The answer as it comes
 
-
-# Makes what is sent of the answer's events.
-Shape = Callable[[AsyncIterator[Data]], AsyncGenerator[bytes, None]]
+# Servers count the tokens of a stream where they are asked to.
+WITH_USAGE = {"stream_options": {"include_usage": True}}
 
 
 def streamed(
     asked: Asked, shape: Shape, failed: Callable[[ApiProblem], bytes] | None = None
 ) -> LaterResponse:
     """failed: the last event of an answer that breaks off; OpenAI's error by default."""
+
+    asked.question.body.update(WITH_USAGE)
 
     async def decide() -> HttpResponseBase:
         pump = Pump(asked)
@@ -189,8 +236,8 @@ class Pump:
     """Runs an answer in one task of its own, so that whoever sends it can do something while nothing
     comes. Made on the event loop. What it reads raises ApiProblem."""
 
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
+    def __init__(self, asking: Asking) -> None:
+        self.asking = asking
         self.queue: asyncio.Queue[Part | None] = asyncio.Queue(AHEAD)
         self.first: Data | None = None
         self.ended = False
@@ -199,12 +246,13 @@ class Pump:
         self.task = asyncio.ensure_future(self.run())
 
     async def run(self) -> None:
-        parts = answer_stream(self.asked.placement, self.asked.path, self.asked.question.body)
+        asking = self.asking
+        parts = answer_stream(asking.placement, asking.path, asking.question.body)
         try:
             async with aclosing(parts):
                 async for part in parts:
                     if isinstance(part, State):
-                        self.asked.able(part)
+                        asking.able(part)
                     await self.queue.put(part)
         except AnswerProblem as error:
             self.problem = problem_of_answer(error)

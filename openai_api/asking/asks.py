@@ -8,9 +8,8 @@ from typing import Any
 
 from django.contrib.auth.models import User
 
-from openai_api.asking.answers import Asked, Shape
+from openai_api.asking.answers import Asked, Shape, chat_events
 from openai_api.asking.bodies import Question, chat_question, completion_question
-from openai_api.asking.chat import events_shape
 from openai_api.asking.embeddings import embeddings_question, embeddings_shape
 from openai_api.asking.responses import Events, Response, response_of_chat, stored_response
 from openai_api.asking.responses_body import fields_of, messages_of_input, responses_question
@@ -40,12 +39,12 @@ def ask_of(endpoint: str, sent: Mapping[str, Any], reader: User) -> Ask:
 
 
 def _chat(sent: Mapping[str, Any], reader: User) -> Ask:
-    return Ask(CHAT, chat_question(sent), events=lambda asked: (events_shape(asked), None))
+    return Ask(CHAT, chat_question(sent), events=lambda asked: (chat_events(asked), None))
 
 
 def _completions(sent: Mapping[str, Any], reader: User) -> Ask:
     question = completion_question(sent)
-    return Ask(COMPLETIONS, question, events=lambda asked: (events_shape(asked), None))
+    return Ask(COMPLETIONS, question, events=lambda asked: (chat_events(asked), None))
 
 
 def _embeddings(sent: Mapping[str, Any], reader: User) -> Ask:

@@ -26,14 +26,13 @@ from jobs.adding import job_add
 from jobs.kinds import CANCELLED, NORMAL_SECONDS, TOO_LONG
 from jobs.progress import progress_report
 from jobs.services import job_cancel
-from openai_api.asking.abilities import abilities_check
-from openai_api.asking.answers import problem_of_answer
+from openai_api.asking.answers import Asking, answer_whole, problem_of_answer
 from openai_api.asking.asks import ENDPOINTS, Ask, ask_of
 from openai_api.asking.models import Batch
 from openai_api.errors import ApiProblem, missing
 from openai_api.identifiers import model_find, new_id
 from openai_api.models import File
-from serving.answering import AnswerProblem, State, answer
+from serving.answering import AnswerProblem
 from serving.leases import sessions_close
 from serving.targets import Placement
 
@@ -331,18 +330,11 @@ class Run:
         return ask, model_find(ask.question.model, self.batch.owner).placement
 
     async def answered(self, ask: Ask, placement: Placement) -> dict[str, Any]:
-        question = ask.question
-
-        def able(state: State) -> None:
-            if state.phase == "ready":
-                abilities_check(question.needs, state.abilities, state.backend)
-
+        asking = Asking(placement, ask.path, ask.question)
         tries = 0
         while True:
             try:
-                return await answer(
-                    placement, ask.path, question.body, on_state=able, background=True
-                )
+                return await answer_whole(asking, background=True)
             except AnswerProblem as problem:
                 if problem.status not in (429, 503):
                     raise problem_of_answer(problem) from problem

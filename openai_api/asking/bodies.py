@@ -77,13 +77,22 @@ NEUTRAL = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0, "min_p": 0, "l
 @dataclass(frozen=True)
 class Question:
     """body: for the model server. needs: {ability: the field that needs it}. stream: whether the
-    client wants the answer as it comes. include_usage: and then the tokens at its end."""
+    client wants the answer as it comes. include_usage: and then the tokens at its end. logprobs:
+    whether it wants log-probabilities; tops: of how many tokens beside each that was chosen.
+    is_completion: whether they are written as completions have them."""
 
     model: str
     body: dict[str, Any]
     needs: dict[str, str] = field(default_factory=dict)
     stream: bool = False
     include_usage: bool = False
+    logprobs: bool = False
+    tops: int = 0
+    is_completion: bool = False
+
+    @property
+    def choices(self) -> int:
+        return int(self.body.get("n", 1))
 
 
 def chat_question(sent: Mapping[str, Any]) -> Question:
@@ -105,9 +114,15 @@ def chat_question(sent: Mapping[str, Any]) -> Question:
             "'top_logprobs' is for requests with 'logprobs': true.", param="top_logprobs"
         )
 
+    tops = body.get("top_logprobs", 0)
+    logprobs = body.get("logprobs", False)
+    if logprobs:
+        # For none llama.cpp tells 20 of them, and for 0 not even those that were chosen.
+        body["top_logprobs"] = max(1, tops)
+
     _response_format(body, needs)
     _tools(sent, body, needs)
-    return _question(model, body, needs)
+    return _question(model, body, needs, logprobs=logprobs, tops=tops)
 
 
 def completion_question(sent: Mapping[str, Any]) -> Question:
@@ -124,10 +139,15 @@ def completion_question(sent: Mapping[str, Any]) -> Question:
     if body.pop("best_of", 1) not in (1, body.get("n", 1)):
         raise not_supported("best_of", ": ask for n answers and choose")
 
-    return _question(model, body, needs)
+    tops, logprobs = body.get("logprobs", 0), "logprobs" in body
+    if logprobs:
+        body["logprobs"] = max(1, tops)
+
+    more = {"logprobs": logprobs, "tops": tops, "is_completion": True}
+    return _question(model, body, needs, **more)
 
 
-def _question(model: str, body: dict[str, Any], needs: dict[str, str]) -> Question:
+def _question(model: str, body: dict[str, Any], needs: dict[str, str], **more: Any) -> Question:
     stream = body.pop("stream", False)
     options = body.pop("stream_options", {})
     if options and not stream:
@@ -136,7 +156,7 @@ def _question(model: str, body: dict[str, Any], needs: dict[str, str]) -> Questi
         )
 
     body = body | {"model": model}
-    return Question(model, body, needs, stream, bool(options.get("include_usage")))
+    return Question(model, body, needs, stream, bool(options.get("include_usage")), **more)
 
 
 def _needs(body: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, str]:

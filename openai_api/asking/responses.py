@@ -16,6 +16,7 @@ from django.utils import timezone
 from core.text import storable
 from core.web.in_thread import in_thread
 from openai_api.asking.answers import Asked
+from openai_api.asking.chat import Chunks
 from openai_api.asking.models import StoredResponse, response_id
 from openai_api.errors import ApiProblem, missing
 from serving.answering import Data
@@ -230,9 +231,13 @@ class Events:
         yield self.event("response.created", response=begun)
         yield self.event("response.in_progress", response=begun)
 
-        async for part in parts:
-            for sent in self._chunk(json.loads(part.payload)):
+        chunks = Chunks(self.asked.question)
+        async for chunk in chunks.read(parts):
+            for sent in self._chunk(chunk):
                 yield sent
+
+        self.usage = chunks.usage
+        self.asked.usage(self.usage)
 
         for sent in self._items_end():
             yield sent
@@ -246,10 +251,6 @@ class Events:
         yield self.event(f"response.{kind}", response=body)
 
     def _chunk(self, chunk: dict[str, Any]) -> list[bytes]:
-        if chunk.get("usage"):
-            self.usage = chunk["usage"]
-            self.asked.usage(self.usage)
-
         sent: list[bytes] = []
         for choice in chunk.get("choices") or []:
             self.finish = choice.get("finish_reason") or self.finish

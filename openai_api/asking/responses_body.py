@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from openai_api.asking.bodies import Question, chat_question
@@ -81,7 +82,7 @@ def responses_question(
         raise
 
     needs = {ability: _called(name) for ability, name in question.needs.items()}
-    return Question(question.model, question.body, needs, question.stream)
+    return replace(question, needs=needs)
 
 
 def _called(name: str) -> str:

@@ -14,7 +14,6 @@ from rest_framework.response import Response
 from openai_api.asking.answers import Asked, streamed, whole
 from openai_api.asking.asks import ask_of
 from openai_api.asking.calls import call_of
-from openai_api.asking.chat import with_usage
 from openai_api.asking.responses import stored_response
 from openai_api.identifiers import model_find
 from openai_api.views.base import OpenAIView
@@ -43,12 +42,11 @@ class AskingView(OpenAIView):
 
         ask = ask_of(self.endpoint, sent, self.reader)
         served = model_find(ask.question.model, self.reader)
-        asked = Asked(plain, ask.path, self.call, served.placement, ask.question)
+        asked = Asked(served.placement, ask.path, ask.question, plain, self.call)
 
         if not ask.question.stream or ask.events is None:
             return whole(asked, ask.shape)
 
-        ask.question.body.update(with_usage({}))
         shape, failed = ask.events(asked)
         return streamed(asked, shape, failed)
 
