@@ -23,7 +23,7 @@ from openai_api.fine_tuning.results import named
 from openai_api.models import FineTuningJob
 from openai_api.pages import limit_of, list_body
 from training.models import MetricRow, TrainRun
-from training.train.phases import FIRST_PHASE, PAUSE
+from training.train.phases import FIRST_PHASE
 
 # The order of what has happened at the same microsecond.
 CREATED, VALIDATING, QUEUED, PHASE, METRICS, CHECKPOINT, WARNING, ENDED, MODEL = range(9)
@@ -151,8 +151,6 @@ def _phases(run: TrainRun) -> Iterator[Event]:
             attempts += 1
             text = "Fine-tuning job started" if attempts == 1 else "Fine-tuning job resumed"
             yield _message(float(time), PHASE, text)
-        elif name == PAUSE:
-            yield _message(float(time), PHASE, "This attempt of the job ended", number=1)
 
 
 def _checkpoints(run: TrainRun) -> Iterator[Event]:

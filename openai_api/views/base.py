@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from rest_framework.authentication import SessionAuthentication
+from rest_framework.negotiation import BaseContentNegotiation, DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -33,6 +34,18 @@ class BearerAuthentication(TokenAuthentication):
         return "Bearer"
 
 
+class AnyAccept(BaseContentNegotiation):
+    """Whatever a client says it takes: for the bytes of a file OpenAI's say application/binary."""
+
+    def select_renderer(
+        self, request: Request, renderers: Any, format_suffix: str | None = None
+    ) -> tuple[Any, str]:
+        return renderers[0], renderers[0].media_type
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:
+        return DefaultContentNegotiation().select_parser(request, parsers)
+
+
 class OpenAIView(APIView):
     """A view below /v1/. What a reader may not see is as if it were not there.
 
@@ -40,6 +53,7 @@ class OpenAIView(APIView):
     """
 
     authentication_classes = (BearerAuthentication, TokenAuthentication, SessionAuthentication)
+    content_negotiation_class = AnyAccept
     schema = None
     # What a view that asks a model knows of the call already.
     call: Call | None = None
