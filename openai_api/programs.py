@@ -19,7 +19,7 @@ from core.requests import reader_of
 from openai_api.asking.calls import calls_of
 from openai_api.identifiers import models_listed
 
-CALLS_SHOWN = 100
+CALLS_SHOWN = 30
 NO_MODEL = "the-name-of-a-model"
 QUESTION = "Say hello in one sentence."
 
@@ -77,7 +77,7 @@ def newest_model(reader: User) -> str:
 def examples(base: str, model: str) -> list[Example]:
     """The same question in each language."""
     message = {"role": "user", "content": QUESTION}
-    body = json.dumps({"model": model, "messages": [message]}, indent=2)
+    body = json.dumps({"model": model, "messages": [message]})
 
     return [
         Example(
@@ -86,13 +86,13 @@ def examples(base: str, model: str) -> list[Example]:
             PYTHON.format(base=json.dumps(base), model=json.dumps(model), question=QUESTION),
             "pip install openai",
         ),
-        Example("curl", "curl", CURL.format(base=base, body=body.replace("'", "'\\''"))),
         Example(
             "typescript",
             "TypeScript",
             TYPESCRIPT.format(base=json.dumps(base), model=json.dumps(model), question=QUESTION),
             "npm install openai",
         ),
+        Example("curl", "curl", CURL.format(base=base, body=body.replace("'", "'\\''"))),
     ]
 
 
