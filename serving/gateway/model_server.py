@@ -218,6 +218,7 @@ class ModelServer:
             extras=ready["extras"][lease.placement.adapter_key],
             context=ready["context"],
             abilities=ready["abilities"],
+            most_choices=ready.get("most_choices", 1),
             marks=ready.get("marks", []),
             backend=self.backend,
             note=lease.files.note,
@@ -459,3 +460,8 @@ def _background(coroutine: Any) -> None:
     task = asyncio.create_task(coroutine)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
+
+
+async def background_end() -> None:
+    """Wait for the children that are being ended."""
+    await asyncio.gather(*_tasks, return_exceptions=True)
