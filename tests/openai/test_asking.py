@@ -22,7 +22,8 @@ from openai.types import Batch, Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response
 
-from tests.engine.gguf_files import sentencepiece_model, settings_write
+from tests.engine.gguf_files import sentencepiece_model
+from tests.engine.test_tokenizer_formats import settings_write
 from tests.live import ROOT, Platform
 from tests.openai.conftest import lines
 
@@ -56,23 +57,20 @@ TOOL_TEMPLATE = (
 
 
 @pytest.fixture(scope="module")
-def talkers(platform: Platform) -> dict[str, str]:
-    """{"plain", "tools": names of Alice's models}, tiny ones whose tokenizer llama.cpp knows."""
-    inbox = platform.home / "models-inbox"
-    names = {}
-    for kind in ("plain", "tools"):
-        folder = sentencepiece_model(inbox / f"talker-{kind}", "llama")
-        if kind == "tools":
-            settings_write(folder, chat_template=TOOL_TEMPLATE)
-        body = {"source": "folder", "reference": str(folder), "name": f"Talker {kind}"}
-        answer = platform.api("POST", "models/", json=body)
-        assert answer.status_code == 201, answer.text
-        names[kind] = answer.json()
-    for kind, row in list(names.items()):
-        done = platform.poll(f"models/{row['id']}/", lambda now: now["status"] != "importing")
-        assert done["status"] == "ready", done
-        names[kind] = done["slug"]
-    return names
+def talker(platform: Platform) -> str:
+    """The name of a model of Alice's: a tiny one whose tokenizer llama.cpp knows, of random
+    weights."""
+    folder = sentencepiece_model(
+        platform.home / "models-inbox" / "talker", "gemma2", query_pre_attn_scalar=8
+    )
+    settings_write(folder, chat_template=TOOL_TEMPLATE)
+    body = {"source": "folder", "reference": str(folder), "name": "Talker"}
+    answer = platform.api("POST", "models/", json=body)
+    assert answer.status_code == 201, answer.text
+    address = f"models/{answer.json()['id']}/"
+    row = platform.poll(address, lambda now: now["status"] != "importing")
+    assert row["status"] == "ready", row
+    return str(row["slug"])
 
 
 @pytest.fixture
@@ -81,9 +79,9 @@ def alice(remote) -> OpenAI:
 
 
 @pytest.fixture
-def chat(alice: OpenAI, talkers) -> Callable[..., Any]:
+def chat(alice: OpenAI, talker) -> Callable[..., Any]:
     def ask(**fields: Any) -> Any:
-        given = {"model": talkers["plain"], "messages": HELLO, "max_tokens": 8, "temperature": 0}
+        given = {"model": talker, "messages": HELLO, "max_tokens": 8, "temperature": 0}
         return alice.chat.completions.create(**given | fields)
 
     return ask
@@ -97,7 +95,7 @@ def text_of(stream: Any) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
 
 
-def test_chat_whole_and_streamed_are_the_same_answer(chat, talkers):
+def test_chat_whole_and_streamed_are_the_same_answer(chat, talker):
     whole = chat()
     strict(ChatCompletion, whole)
     chunks = list(chat(stream=True, stream_options={"include_usage": True}))
@@ -105,7 +103,7 @@ def test_chat_whole_and_streamed_are_the_same_answer(chat, talkers):
         strict(ChatCompletionChunk, chunk)
 
     assert text_of(chunks) == whole.choices[0].message.content
-    assert {whole.model, *(chunk.model for chunk in chunks)} == {talkers["plain"]}
+    assert {whole.model, *(chunk.model for chunk in chunks)} == {talker}
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 8
     assert [chunk.usage for chunk in chat(stream=True)] == [None] * (len(chunks) - 1)
 
@@ -155,28 +153,7 @@ def test_an_answer_keeps_to_a_json_schema(chat, stream):
     assert set(json.loads(text)) == {"yes"}
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_tool_is_called_by_its_name_with_arguments_of_its_form(chat, talkers, stream):
-    asked = {"tools": [TOOL], "tool_choice": "required", "model": talkers["tools"]}
-    answer = chat(**asked, max_tokens=96, stream=stream)
-    if stream:
-        calls = [
-            call.function
-            for chunk in answer
-            for choice in chunk.choices
-            for call in choice.delta.tool_calls or []
-        ]
-        name = "".join(call.name or "" for call in calls)
-        arguments = "".join(call.arguments or "" for call in calls)
-    else:
-        assert answer.choices[0].finish_reason == "tool_calls"
-        (call,) = answer.choices[0].message.tool_calls
-        name, arguments = call.function.name, call.function.arguments
-    assert name == "light"
-    assert set(json.loads(arguments)) == {"yes"}
-
-
-def test_what_a_tool_said_is_read(chat, talkers):
+def test_tools_and_what_they_said_are_read(chat):
     call = {
         "id": "call_1",
         "type": "function",
@@ -187,12 +164,13 @@ def test_what_a_tool_said_is_read(chat, talkers):
         {"role": "assistant", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "done"},
     ]
-    given = {"messages": turns, "tools": [TOOL], "model": talkers["tools"]}
-    assert chat(**given, tool_choice="none").usage.prompt_tokens > chat().usage.prompt_tokens
+    plain = chat().usage.prompt_tokens
+    offered = chat(tools=[TOOL]).usage.prompt_tokens
+    assert plain < offered < chat(tools=[TOOL], messages=turns).usage.prompt_tokens
 
 
-def test_completions_go_on_from_a_text(alice, talkers):
-    given: Any = {"model": talkers["plain"], "prompt": "The sky", "max_tokens": 6, "temperature": 0}
+def test_completions_go_on_from_a_text(alice, talker):
+    given: Any = {"model": talker, "prompt": "The sky", "max_tokens": 6, "temperature": 0}
     whole = alice.completions.create(**given, logprobs=2)
     strict(Completion, whole)
     logprobs = whole.choices[0].logprobs
@@ -202,8 +180,8 @@ def test_completions_go_on_from_a_text(alice, talkers):
     assert "".join(chunk.choices[0].text for chunk in streamed) == whole.choices[0].text
 
 
-def test_a_response_is_kept_and_gone_on_from(alice, talkers):
-    given: Any = {"model": talkers["plain"], "max_output_tokens": 6, "temperature": 0}
+def test_a_response_is_kept_and_gone_on_from(alice, talker):
+    given: Any = {"model": talker, "max_output_tokens": 6, "temperature": 0}
     first = alice.responses.create(input="hello", **given)
     Response.model_validate_json(first.model_dump_json(), strict=True)
     assert alice.responses.retrieve(first.id).output_text == first.output_text
@@ -226,31 +204,19 @@ def test_a_response_is_kept_and_gone_on_from(alice, talkers):
             call()
 
 
-def test_a_response_by_a_json_schema_and_with_a_tool(alice, talkers):
+def test_a_response_by_a_json_schema(alice, talker):
     answer = alice.responses.create(
-        model=talkers["tools"],
+        model=talker,
         input="hello",
         max_output_tokens=64,
         text={"format": {"type": "json_schema", "name": "answer", "schema": SCHEMA}},
     )
     assert set(json.loads(answer.output_text)) == {"yes"}
-    tool: Any = {"type": "function", "name": "light", "parameters": SCHEMA, "strict": True}
-    answer = alice.responses.create(
-        model=talkers["tools"],
-        input="hello",
-        max_output_tokens=96,
-        tools=[tool],
-        tool_choice="required",
-    )
-    (call,) = answer.output
-    assert (call.type, call.name) == ("function_call", "light")
-    assert set(json.loads(call.arguments)) == {"yes"}
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], int, str | None, str | None]] = {
     "an unknown model": ({"model": "gpt-4o"}, 404, "model", "model_not_found"),
     "a thousand answers": ({"n": 1000}, 400, "n", "integer_above_max_value"),
-    "tools without a place": ({"tools": [TOOL]}, 400, "tools", "unsupported_parameter"),
     "a picture": (
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
         400,
@@ -298,19 +264,17 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(chat, name, stream):
     assert (param, code) in ((error.param, error.code), (None, None))
 
 
-def test_embeddings_of_a_model_that_writes_are_refused(alice, talkers):
+def test_embeddings_of_a_model_that_writes_are_refused(alice, talker):
     with pytest.raises(BadRequestError, match="embedding model"):
-        alice.embeddings.create(model=talkers["plain"], input="hello")
+        alice.embeddings.create(model=talker, input="hello")
 
 
-def test_the_model_of_another_person_is_as_if_it_were_not_there(remote, talkers):
+def test_the_model_of_another_person_is_as_if_it_were_not_there(remote, talker):
     with pytest.raises(NotFoundError) as hidden:
-        remote("bob").chat.completions.create(model=talkers["plain"], messages=HELLO)
+        remote("bob").chat.completions.create(model=talker, messages=HELLO)
     with pytest.raises(NotFoundError) as unknown:
         remote("bob").chat.completions.create(model="talker-nobody", messages=HELLO)
-    said = [
-        str(error.value).replace("talker-nobody", talkers["plain"]) for error in (hidden, unknown)
-    ]
+    said = [str(error.value).replace("talker-nobody", talker) for error in (hidden, unknown)]
     assert said[0] == said[1]
 
 
@@ -319,25 +283,25 @@ def key(platform: Platform, **fields: Any) -> OpenAI:
     return OpenAI(base_url=f"{platform.url}/v1", api_key=made["token"], max_retries=0)
 
 
-def test_a_key_without_the_scope_asks_nothing_and_one_of_chat_no_more(platform, talkers):
+def test_a_key_without_the_scope_asks_nothing_and_one_of_chat_no_more(platform, talker):
     with pytest.raises(PermissionDeniedError) as refused:
-        key(platform, scope="read").chat.completions.create(model=talkers["plain"], messages=HELLO)
+        key(platform, scope="read").chat.completions.create(model=talker, messages=HELLO)
     assert refused.value.code == "token_scope"
 
     asks = key(platform, scope="chat")
-    assert talkers["plain"] in [model.id for model in asks.models.list()]
-    asks.chat.completions.create(model=talkers["plain"], messages=HELLO, max_tokens=2)
+    assert talker in [model.id for model in asks.models.list()]
+    asks.chat.completions.create(model=talker, messages=HELLO, max_tokens=2)
     with pytest.raises(PermissionDeniedError):
         asks.fine_tuning.jobs.list()
 
 
-def test_a_key_with_a_limit_is_told_when_to_come_back(platform, talkers):
+def test_a_key_with_a_limit_is_told_when_to_come_back(platform, talker):
     limited = key(platform, requests_per_minute=2)
     first = limited.models.with_raw_response.list()
     assert first.headers["x-ratelimit-remaining-requests"] == "1"
     limited.models.list()
     with pytest.raises(RateLimitError) as refused:
-        limited.chat.completions.create(model=talkers["plain"], messages=HELLO)
+        limited.chat.completions.create(model=talker, messages=HELLO)
     assert refused.value.type == "rate_limit_error"
     assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
 
@@ -355,7 +319,7 @@ def test_calls_are_listed_with_their_tokens_and_refusals(platform, chat):
     assert "404 model_not_found" in page
 
 
-def test_when_the_client_leaves_the_model_stops_writing(platform, chat, talkers, alice):
+def test_when_the_client_leaves_the_model_stops_writing(platform, chat, talker, alice):
     stream = chat(max_tokens=100_000, stream=True, temperature=1, extra_body={"min_p": 0})
     for _ in range(3):
         next(iter(stream))
@@ -407,19 +371,19 @@ def answers(client: OpenAI, file_id: str | None) -> dict[str, Any]:
     return found
 
 
-def test_a_batch_answers_all_and_tells_what_failed(alice, talkers):
+def test_a_batch_answers_all_and_tells_what_failed(alice, talker):
     bad = json.dumps(
         {
             "custom_id": "bad",
             "method": "POST",
             "url": "/v1/chat/completions",
-            "body": {"model": talkers["plain"], "messages": HELLO, "n": 1000},
+            "body": {"model": talker, "messages": HELLO, "n": 1000},
         }
     )
-    batch = batch_of(alice, requests_of(talkers["plain"], 5) + bad.encode() + b"\n")
+    batch = batch_of(alice, requests_of(talker, 5) + bad.encode() + b"\n")
     strict(Batch, batch)
     batch = ended(alice, batch)
-    assert (batch.status, batch.model) == ("completed", talkers["plain"])
+    assert (batch.status, batch.model) == ("completed", talker)
     counts = batch.request_counts
     assert (counts.total, counts.completed, counts.failed) == (6, 5, 1)
 
@@ -434,8 +398,8 @@ def test_a_batch_answers_all_and_tells_what_failed(alice, talkers):
     assert batch.id in [row.id for row in alice.batches.list()]
 
 
-def test_a_batch_whose_worker_is_killed_asks_nothing_twice(platform, alice, talkers):
-    batch = batch_of(alice, requests_of(talkers["plain"], 40, max_tokens=60, temperature=1))
+def test_a_batch_whose_worker_is_killed_asks_nothing_twice(platform, alice, talker):
+    batch = batch_of(alice, requests_of(talker, 40, max_tokens=60, temperature=1))
     batch = ended(alice, batch, lambda now: now.request_counts.completed >= 4)
     work = platform.home / "openai" / "batches" / batch.id / "answers.jsonl"
     before = [json.loads(line)["id"] for line in work.read_text().splitlines(keepends=True)[:4]]
@@ -450,8 +414,8 @@ def test_a_batch_whose_worker_is_killed_asks_nothing_twice(platform, alice, talk
     assert len(answers(alice, batch.output_file_id)) == 40
 
 
-def test_a_batch_that_is_cancelled_keeps_what_is_answered(alice, talkers):
-    batch = batch_of(alice, requests_of(talkers["plain"], 200, max_tokens=100, temperature=1))
+def test_a_batch_that_is_cancelled_keeps_what_is_answered(alice, talker):
+    batch = batch_of(alice, requests_of(talker, 200, max_tokens=100, temperature=1))
     ended(alice, batch, lambda now: now.request_counts.completed >= 1)
     assert alice.batches.cancel(batch.id).status in ("cancelling", "cancelled")
     batch = ended(alice, batch)
@@ -479,9 +443,9 @@ def test_a_batch_of_a_bad_file_fails_by_line(alice, name):
     assert (batch.status, batch.errors.data[0].code) == ("failed", code)
 
 
-def test_the_batch_and_response_of_another_person_are_not_there(remote, alice, talkers):
-    batch = batch_of(alice, requests_of(talkers["plain"], 1))
-    response = alice.responses.create(model=talkers["plain"], input="x", max_output_tokens=2)
+def test_the_batch_and_response_of_another_person_are_not_there(remote, alice, talker):
+    batch = batch_of(alice, requests_of(talker, 1))
+    response = alice.responses.create(model=talker, input="x", max_output_tokens=2)
     bob = remote("bob")
     for call in (
         lambda: bob.batches.retrieve(batch.id),
@@ -505,10 +469,10 @@ def node_client() -> bool:
 
 
 @pytest.mark.skipif(not node_client(), reason="node and the TypeScript client are not installed")
-def test_the_typescript_client_does_the_basic_path(platform, talkers):
+def test_the_typescript_client_does_the_basic_path(platform, talker):
     script = Path(__file__).with_name("basic.mjs")
     done = subprocess.run(
-        ["node", script, f"{platform.url}/v1", platform.token("alice"), talkers["plain"]],
+        ["node", script, f"{platform.url}/v1", platform.token("alice"), talker],
         capture_output=True,
         text=True,
         timeout=120,
@@ -517,7 +481,7 @@ def test_the_typescript_client_does_the_basic_path(platform, talkers):
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert talkers["plain"] in said["names"]
+    assert talker in said["names"]
     assert (said["purpose"], said["same"]) == ("batch", True)
     assert said["streamed"] == said["whole"]
     assert said["usage"] == [5, 5]
