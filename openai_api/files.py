@@ -11,6 +11,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import UploadedFile
 from django.db import transaction
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from core.errors import UserError
@@ -142,8 +143,17 @@ def file_of(public_id: str, user: User) -> File | None:
     if "\x00" in public_id:
         return None
 
-    files = File.objects.filter(user=user).select_related("dataset")
-    return files.filter(public_id=public_id).first()
+    return files_of(user).filter(public_id=public_id).first()
+
+
+def files_of(user: User) -> QuerySet[File]:
+    """Those of `user`. A dataset or a train that was handed over takes its file along."""
+    own = Q(user=user)
+    kept = own & Q(dataset=None, results_of=None)
+    datasets = own & (Q(dataset__owner=user) | Q(dataset__shared=True))
+    results = Q(results_of__train__owner=user)
+
+    return File.objects.filter(kept | datasets | results).select_related("dataset")
 
 
 def file_body(file: File) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def models_named(targets: Iterable[Target]) -> dict[str, NamedModel]:
         if row is None:
             continue
 
-        name = _name_of_row(target, row)
+        name = name_of_row(target, row)
         owner = _owner_of(row)
         named[target.key] = NamedModel(name, int(row.created_at.timestamp()), owner)
 
@@ -101,7 +101,7 @@ def _rows_of(targets: list[Target]) -> dict[tuple[str, int], BaseModel | TrainRu
     return rows
 
 
-def _name_of_row(target: Target, row: BaseModel | TrainRun | Export) -> str:
+def name_of_row(target: Target, row: BaseModel | TrainRun | Export) -> str:
     if isinstance(row, BaseModel) and not row.is_trained:
         return row.slug
 

@@ -24,8 +24,9 @@ from engine.rewards.trial import RESULT
 from exports.models import Export
 from jobs.models import Job, Notice
 from methods.models import TrainingMethod
-from methods.services import methods_install
+from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
+from openai_api.models import File, FineTuningJob, Upload
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 
 CANARY = "canary-of-alice"
@@ -42,11 +43,51 @@ def world_make(owner: User, number: int = NUMBER, canary: str = CANARY) -> World
     run = train_make(owner, dataset, model, number, canary)
     job = job_make(owner, number, canary)
     chain = chain_make(run, number, canary)
+    openai_make(run, number, canary)
     world = World(owner, label, dataset, model, run, job, chain)
 
     missing = set(owned_models()) - set(world.owned)
     assert not missing, f"tests/world.py makes no row of {missing}"
     return world
+
+
+def openai_make(run: TrainRun, number: int, canary: str) -> None:
+    """What programs have sent through OpenAI's API."""
+    identity = f"00000000-0000-4000-8000-{number:012}"
+    # A job answers what its train does.
+    usual = method_defaults(run.method)
+    TrainRun.objects.filter(pk=run.pk).update(parameters=usual | run.parameters, defaults=usual)
+    file = File.objects.create(
+        pk=number,
+        public_id=identity,
+        user=run.owner,
+        purpose="batch",
+        file_name=f"{canary}.jsonl",
+        size_bytes=1,
+        sha256="0" * 64,
+    )
+    write(file.path, f"{canary} asks\n".encode())
+    Upload.objects.create(
+        pk=number,
+        public_id=identity,
+        user=run.owner,
+        purpose="batch",
+        file_name=f"{canary}.jsonl",
+        size_bytes=1,
+        expires_at=timezone.now(),
+    )
+    FineTuningJob.objects.create(
+        pk=number,
+        public_id=identity,
+        user=run.owner,
+        train=run,
+        model_name=f"{canary}-model",
+        training_file=f"{canary}-file",
+        method={"type": "supervised", "supervised": {}},
+        suffix=f"{canary}"[:64],
+        seed=1,
+        metadata={"about": canary},
+    )
 
 
 @dataclass

@@ -56,6 +56,8 @@ class Comparison(Reward):
 
 
 class StringCheck(Comparison):
+    """1 where a comparison of two texts holds, 0 where not; nothing is normalised."""
+
     slug: ClassVar[str] = "string_check"
     title: ClassVar[str] = "Text check"
     help: ClassVar[str] = "1 where the answer is, or holds, what a column says; 0 where not."

@@ -17,7 +17,7 @@ from openai_api.fine_tuning.methods import (
     hyperparameters_resolved,
 )
 from openai_api.fine_tuning.results import named
-from openai_api.identifiers import models_named
+from openai_api.identifiers import models_named, name_of_row
 from openai_api.models import FineTuningJob
 from serving.targets import Target
 from training.models import Checkpoint, MetricRow, TrainRun
@@ -88,8 +88,7 @@ def fine_tuned_model(job: FineTuningJob) -> str | None:
     if not (run.directory / MODEL).is_dir():
         return None
 
-    target = Target("train", run.pk)
-    return models_named([target])[target.key].name
+    return name_of_row(Target("train", run.pk), run)
 
 
 def _finished_at(job: FineTuningJob, status: str) -> int | None:

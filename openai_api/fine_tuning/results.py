@@ -29,12 +29,12 @@ FIRST = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token
 
 def results_make(job: FineTuningJob) -> None:
     """Write the file of a job that has succeeded, once."""
-    if job.train is None or job.user is None:
+    if job.train is None or job.train.owner is None:
         return
 
     file = File(
         public_id=new_id("file-"),
-        user=job.user,
+        user=job.train.owner,
         purpose=File.Purpose.FINE_TUNE_RESULTS,
         file_name=FILE_NAME,
         size_bytes=0,

@@ -18,10 +18,10 @@ from openai_api.files import (
     file_delete,
     file_find,
     file_of,
+    files_of,
     purpose_of,
     received_of,
 )
-from openai_api.models import File
 from openai_api.pages import list_body, rows_page
 from openai_api.uploads import (
     part_add,
@@ -55,7 +55,7 @@ class FormView(OpenAIView):
 
 class FilesView(FormView):
     def get(self, request: Request) -> Response:
-        files = File.objects.filter(user=self.reader).select_related("dataset")
+        files = files_of(self.reader)
         if purpose := request.query_params.get("purpose"):
             files = files.filter(purpose=purpose)
 

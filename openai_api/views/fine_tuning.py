@@ -54,7 +54,7 @@ def _with_metadata(jobs: QuerySet[FineTuningJob], request: Request) -> QuerySet[
     """Those with the pairs in metadata[key]=value of the address; metadata=null: those with
     none."""
     if request.query_params.get("metadata") == "null":
-        jobs = jobs.filter(metadata=None)
+        jobs = jobs.filter(metadata__isnull=True)
 
     for name, value in request.query_params.items():
         match = _METADATA.fullmatch(name)

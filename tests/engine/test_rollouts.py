@@ -50,6 +50,22 @@ def series(done, name, split="train"):
 
 
 @pytest.mark.parametrize("recipe", RECIPES_HERE)
+def test_rewards_get_the_rows_of_the_dataset(tiny, tmp_path, recipe):
+    """All of a row for a function of one's own, for graders the columns that they name."""
+    asks = HEAD + "return [float(row['messages'][0]['content'][:4] == 'Ball') for row in rows]\n"
+    near = {
+        "function": "text_similarity",
+        "parameters": {"reference": "{{item.messages[0].content}}"},
+    }
+    rewards = [{"function": "custom:mine"}, near]
+    done = run(tmp_path / "run", tiny, recipe, source=asks, max_steps=1, rewards=rewards)
+    assert done.last["type"] == "finished"
+    (step,) = [event["values"] for event in done.of("metrics") if event["split"] == "train"]
+    assert step["rewards/mine/mean"] == 1
+    assert 0 <= step["rewards/text_similarity/mean"] < 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES_HERE)
 def test_the_reward_rises(tiny, tmp_path, recipe):
     steps = {"grpo": 30, "ppo": 60}[recipe]
     done = run(

@@ -23,10 +23,12 @@ from django.test import Client
 from django_filters import FilterSet
 from rest_framework.serializers import BaseSerializer
 
+from core.error_shapes import is_for_programs
 from core.ownership import owned_models
 from datasets_app.models import Dataset, Label
 from jobs.models import Job
 from methods.models import RewardFunction, TrainingMethod
+from openai_api.models import File, FineTuningJob, Upload
 from tests.routes import OPEN, Route, routes
 from tests.world import CANARY, NUMBER, TRIAL, World, token_make, world_make
 from training.models import TrainQueue, TrainRun
@@ -58,7 +60,12 @@ PARTS_OF_PEOPLE = (
     "api/v1/trains/try-rewards",
     "api/v1/datasets",
     "api/v1/models",
+    "v1/files",
+    "v1/uploads",
+    "v1/fine_tuning/jobs",
 )
+# Of these nothing is shared, and operators see no more than anybody.
+PERSONAL = "v1/"
 # Addresses with a query or a body that names what is Alice's, from places where everybody may be.
 QUERIES = (
     f"/trains/live/?ids={NUMBER}",
@@ -166,7 +173,7 @@ def walk(client: Client, methods: tuple[str, ...] | None = None) -> Iterator[Ans
         if route.name in LEAVING:
             continue
         path = address(route)
-        for method in methods or (API_METHODS if path.startswith("/api/") else PAGE_METHODS):
+        for method in methods or (API_METHODS if is_for_programs(path) else PAGE_METHODS):
             yield ask(client, method, path, route.name)
 
 
@@ -186,6 +193,8 @@ def rows_of(world: World) -> str:
         for model in (*owned_models(), Job)
         for row in model._base_manager.filter(owner=world.owner).order_by("pk")
     ]
+    for model in (File, Upload, FineTuningJob):
+        rows += model._base_manager.filter(user=world.owner).order_by("pk")
     return django_serializers.serialize("json", rows)
 
 
@@ -224,7 +233,7 @@ def test_nobody_gets_in_without_signing_in(client, world):
     for answer in walk(client):
         if answer.route in OPEN:
             continue
-        is_api = answer.path.startswith(("/api/", "/hub/")) and answer.route != "api-docs"
+        is_api = answer.path.startswith(("/api/", "/hub/", "/v1/")) and answer.route != "api-docs"
         if answer.status != (401 if is_api else 302) or CANARY in answer.text:
             wrong.append(str(answer))
     assert wrong == []
@@ -313,9 +322,12 @@ def test_what_is_shared_is_seen_by_all_and_changed_by_its_owner_alone(client, wo
             continue
         path = address(route)
         own, other = (ask(reader, "get", path, route.name) for reader in (owner, client))
-        if other.status != own_alone.get(route.name, own.status):
+        expected = own_alone.get(route.name, own.status)
+        if route.pattern.startswith(PERSONAL) and own.status == 200:
+            expected = 404
+        if other.status != expected:
             wrong.append(str(other))
-        methods = API_METHODS if path.startswith("/api/") else PAGE_METHODS
+        methods = API_METHODS if is_for_programs(path) else PAGE_METHODS
         for method in set(methods) - {"get"}:
             answer = ask(client, method, path, route.name)
             if answer.status not in (302, 400, 403, 404, 405, 415) and route.name not in COPIES:
@@ -370,7 +382,10 @@ def test_operators_see_what_the_owner_sees(request, client, world, who):
             ask(client, "get", address(route), route.name) for client in (owner, operator)
         )
         seen += CANARY in other.text
-        if own.status >= 500 or own.status != other.status:
+        expected = own.status
+        if route.pattern.startswith(PERSONAL) and own.status == 200:
+            expected = 404
+        if own.status >= 500 or other.status != expected:
             wrong.append(f"{own} for the owner, {other.status} for {who}")
     assert wrong == []
     # The canary does sing: else nothing above would be worth anything.
