@@ -17,6 +17,7 @@ urlpatterns = [
     path("trains/", include("training.api.urls")),
     path("chains/", include("chains.api_urls")),
     path("jobs/", include("jobs.api_urls")),
+    path("serving/", include("serving.api_urls")),
     path("queue/", include("training.api.queue_urls")),
     path("search/", SearchView.as_view(), name="api-search"),
     path("users/", include("people.api_urls")),

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from serving.gateway.child import Child, ChildOrder
 from serving.gateway.prepared import Files
-from serving.gateway.problems import ServeProblem
+from serving.gateway.problems import FAULT, ServeProblem
 from serving.targets import Placement
 
 # Adapters that one child has at most; the least recently asked one is left out.
@@ -241,8 +241,7 @@ class ModelServer:
             self.refuse_waiting(problem, unless_fit=True)
         except Exception:
             logger.exception("the model server of %s", self.base_key)
-            words = "The model could not be loaded by a fault of the platform."
-            self.refuse_waiting(ServeProblem(words, code="not_loaded"), unless_fit=True)
+            self.refuse_waiting(FAULT, unless_fit=True)
         finally:
             self.loading = None
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from serving import leases
+from serving.gateway import gateway
 from serving.gateway.app import app_run
 from serving.gateway.facts import Facts
 from serving.gateway.gateway import Gateway
 from serving.targets import Placement
 from tests.engine.test_gguf_adapter import adapter_made, sentencepiece_model
+from tests.tiny import tiny_model
 
 
 class House:
@@ -81,7 +83,13 @@ def tiny_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def house(tiny_folder, settings, warm_programs) -> Iterator[House]:
+def house(tiny_folder, settings, warm, warm_programs, monkeypatch) -> Iterator[House]:
+    monkeypatch.setattr(gateway, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(gateway, "LOOK_SECONDS", 0.1)
+    if warm.control is None:
+        # Here: it would end with the gateway's thread.
+        warm.start()
+
     settings.HOME = tiny_folder / "home"
     settings.HOME.mkdir(exist_ok=True)
     running = House(Path(tempfile.mkdtemp(prefix="gw-")))
@@ -108,6 +116,15 @@ def tuned(tiny_folder) -> Placement:
         str(tiny_folder / "adapter"),
         size_bytes=1_000_000,
     )
+
+
+@pytest.fixture
+def unknown(tiny_folder) -> Placement:
+    """A model whose tokenizer llama.cpp does not know."""
+    folder = tiny_folder / "unknown"
+    if not folder.is_dir():
+        tiny_model(folder)
+    return Placement("model-3", str(folder), size_bytes=1_000_000)
 
 
 @pytest.fixture
