@@ -45,6 +45,8 @@ class File(models.Model):
     # What people send; the others are written here.
     SENT: ClassVar = (Purpose.FINE_TUNE, Purpose.BATCH, Purpose.EVALS, Purpose.USER_DATA)
 
+    OF_BATCHES: ClassVar = (Purpose.BATCH, Purpose.BATCH_OUTPUT)
+
     public_id = models.CharField(max_length=40, unique=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     purpose = models.CharField(max_length=20, choices=Purpose.choices)

@@ -30,7 +30,7 @@ class BatchesView(OpenAIView):
         if not isinstance(identity, str) or not identity:
             raise missing_field("input_file_id")
 
-        file = file_of(identity, self.reader)
+        file = file_of(identity, self.reader, for_asking=self.asks_only)
         if file is None:
             raise ApiProblem(
                 f"No such File object: {identity[:100]}", param="input_file_id", code="not_found"

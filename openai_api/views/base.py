@@ -104,6 +104,11 @@ class OpenAIView(APIView):
         return reader_of(self.request)
 
     @property
+    def asks_only(self) -> bool:
+        """Whether the key is for asking models, and so sees no data for training."""
+        return getattr(self.request.auth, "scope", "") == "chat"
+
+    @property
     def body(self) -> dict[str, Any]:
         """The JSON object of the request. Raises ApiProblem for another value."""
         data = self.request.data
