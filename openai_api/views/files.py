@@ -22,6 +22,7 @@ from openai_api.files import (
     purpose_of,
     received_of,
 )
+from openai_api.models import File
 from openai_api.pages import list_body, rows_page
 from openai_api.uploads import (
     part_add,
