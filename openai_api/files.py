@@ -22,7 +22,7 @@ from datasets_app.models import Dataset
 from datasets_app.services import dataset_archive, dataset_create, dataset_delete
 from openai_api.errors import ApiProblem, missing, problem_of
 from openai_api.identifiers import new_id
-from openai_api.models import File, Upload
+from openai_api.models import File, FineTuningJob, Upload
 
 # The same bytes under the same name within so many seconds are a request that was sent again.
 SENT_AGAIN_SECONDS = 60
@@ -233,6 +233,21 @@ def _dataset_remove(dataset: Dataset, user: User) -> None:
             dataset_delete(dataset=dataset, by=user)
     except UserError:
         dataset_archive(dataset=dataset, by=user)
+
+
+def files_pass_on(person: User, heir: User | None) -> None:
+    """What an account that is removed has sent goes to `heir`, or is deleted with its bytes; what
+    is a dataset or a train has gone already."""
+    rows = (File, Upload, FineTuningJob)
+    if heir is not None:
+        for model in rows:
+            model._base_manager.filter(user=person).update(user=heir)
+        return
+
+    for upload in Upload.objects.filter(user=person):
+        shutil.rmtree(upload.folder, ignore_errors=True)
+    for file in File.objects.filter(user=person, dataset=None):
+        file.own_path.unlink(missing_ok=True)
 
 
 def files_expire() -> None:

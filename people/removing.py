@@ -34,6 +34,7 @@ from exports.services import exports_delete
 from jobs.models import Job, Notice
 from models_app.models import BaseModel
 from models_app.services import model_delete
+from openai_api.files import files_pass_on
 from people.holdings import holdings_text, rows_to_keep, uses_by_others, uses_text
 from people.models import PersonRemoval
 from people.rights import may_remove
@@ -185,6 +186,7 @@ def removal_finish(removal: PersonRemoval) -> bool:
                 data_hand_over(person, heir)
 
             jobs_hand_over(person, heir)
+            files_pass_on(person, heir)
             person.delete()
     except UserError as error:
         _obstacle_store(removal, error.message)

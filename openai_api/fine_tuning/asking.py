@@ -20,6 +20,7 @@ from openai_api.fine_tuning.methods import MethodChoice, method_choice
 from openai_api.identifiers import SUFFIX_LIMIT, suffix_clean, target_of
 from serving.targets import Target
 from training.models import TrainRun
+from training.train.branching import SHAPE
 from training.train.merging import merge_steps, models_of
 
 MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
@@ -56,6 +57,9 @@ def job_request(body: dict[str, Any], user: User, *, device: str) -> JobRequest:
 
     # The seed is a parameter of the train, too.
     choice.parameters.setdefault("seed", seed)
+    if branch is not None:
+        _shape_keep(choice, branch)
+
     training_file, dataset = _dataset_of(body, "training_file", user, needed=True)
     validation_file, evaluation_dataset = _dataset_of(body, "validation_file", user)
     assert dataset is not None
@@ -74,6 +78,18 @@ def job_request(body: dict[str, Any], user: User, *, device: str) -> JobRequest:
         metadata=metadata_of(body),
         digest=digest_of(body),
     )
+
+
+def _shape_keep(choice: MethodChoice, branch: Target) -> None:
+    """The shapes of the weights that a train begins with, where the request leaves them open."""
+    origin = TrainRun.objects.get(pk=branch.pk)
+    if origin.method_id != choice.method.pk:
+        return
+
+    for name in SHAPE:
+        # What a method fixes cannot be given.
+        if name != "adapter" and name in origin.parameters:
+            choice.parameters.setdefault(name, origin.parameters[name])
 
 
 def digest_of(body: dict[str, Any]) -> str:

@@ -16,6 +16,8 @@ from django.utils import timezone
 
 from core.errors import UserError
 from datasets_app.models import Dataset
+from engine.rewards.parameters import RewardChoice
+from engine.rewards.registry import CUSTOM_PREFIX
 from jobs.devices.presence import worker_state
 from openai_api.errors import ApiProblem, missing, problem_of
 from openai_api.files import problems_text
@@ -35,7 +37,13 @@ SENT_AGAIN_SECONDS = 60
 # By which people see on their pages what a program has started.
 LABEL = "OpenAI API"
 INVALID = {"dataset": "invalid_training_file", "evaluation_dataset": "invalid_validation_file"}
-FILES = {"dataset": "training_file", "evaluation_dataset": "validation_file", "base_model": "model"}
+FILES = {
+    "dataset": "training_file",
+    "evaluation_dataset": "validation_file",
+    "base_model": "model",
+    "branch_step": "model",
+    "rewards": "method.reinforcement.grader",
+}
 
 Ending = FineTuningJob.Ending
 Status = TrainRun.Status
@@ -132,6 +140,7 @@ def _train(job: FineTuningJob) -> None:
         _fail(job, "model_not_found", "The model was deleted.", "model")
         return
 
+    _columns_check(job.parameters, job.dataset)
     run, _ = train_create(
         owner=job.user,
         name=job.suffix,
@@ -146,6 +155,20 @@ def _train(job: FineTuningJob) -> None:
         idempotency_key=job.public_id,
     )
     job.update(train=run)
+
+
+def _columns_check(parameters: dict[str, Any], dataset: Dataset) -> None:
+    """Raises UserError where a grader names a column that no row has: the train would end by it."""
+    there = {column["name"] for column in dataset.columns}
+
+    for choice in parameters.get("rewards") or []:
+        if choice["function"].startswith(CUSTOM_PREFIX):
+            continue
+
+        named = RewardChoice.model_validate(choice).reward().columns()
+        for column in sorted(named - there):
+            text = f"The training file has no column {column!r}, which a grader names as item.{column}."
+            raise UserError({"rewards": [text]})
 
 
 def _origin(key: str) -> Origin | None:

@@ -1,8 +1,11 @@
 """Whole jobs by the real client against a running platform: upload, train, follow, take the result."""
 
+import json
 import time
 from collections.abc import Callable
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from openai import BadRequestError, OpenAI
@@ -42,7 +45,7 @@ GRADER = {
     "calculate_output": "0.5 * right + 0.5 * near",
 }
 METHODS: dict[str, tuple[bytes, dict[str, Any]]] = {
-    "supervised": (chat_rows(20), {"hyperparameters": SHORT}),
+    "supervised": (chat_rows(20), {"hyperparameters": SHORT | {"lora_rank": 4}}),
     "dpo": (pair_rows(12), {"hyperparameters": SHORT | {"beta": 0.2}}),
     "reinforcement": (prompt_rows(8), {"grader": GRADER, "hyperparameters": REWARDED}),
 }
@@ -134,8 +137,43 @@ def test_graders_have_scored_by_the_columns_of_the_rows(client: OpenAI, jobs):
 
 def test_a_job_goes_on_from_a_fine_tuned_model(client: OpenAI, jobs, begin):
     job = until(client, jobs["supervised"], ("succeeded",))
-    more = begin("supervised", model=job.fine_tuned_model, suffix="more")
-    assert until(client, more.id, ENDED).status == "succeeded"
+    # The rank is that of the weights.
+    rank = {"lora_rank": "auto"}
+    more = begin("supervised", model=job.fine_tuned_model, suffix="more", hyperparameters=rank)
+    until(client, more.id, ("succeeded",))
+
+
+def test_a_large_file_comes_and_goes_whole(client: OpenAI):
+    """Larger than what is read before a thread is taken."""
+    content = bytes(range(256)) * 12_000
+    file = client.files.create(file=("rows.bin", content), purpose="user_data")
+    assert client.files.content(file.id).content == content
+
+    upload = client.uploads.create(
+        bytes=len(content), filename="rows.bin", mime_type="text/plain", purpose="user_data"
+    )
+    parts = [
+        client.uploads.parts.create(upload.id, data=content[start : start + 2_000_000]).id
+        for start in range(0, len(content), 2_000_000)
+    ]
+    done = client.uploads.complete(upload.id, part_ids=parts)
+    assert done.file is not None
+    assert client.files.content(done.file.id).content == content
+    assert client.files.delete(done.file.id).deleted
+
+
+def test_what_is_too_large_is_refused_in_openais_shape_before_it_is_sent(platform):
+    address = urlsplit(platform.url)
+    connection = HTTPConnection(address.hostname or "", address.port, timeout=30)
+    connection.putrequest("POST", "/v1/files")
+    connection.putheader("Authorization", f"Bearer {platform.token('alice')}")
+    connection.putheader("Content-Length", str(10**15))
+    connection.endheaders()
+    answer = connection.getresponse()
+    error = json.loads(answer.read())["error"]
+    assert (answer.status, error["code"], error["param"]) == (413, "too_large", None)
+    assert error["type"] == "invalid_request_error"
+    connection.close()
 
 
 def test_a_job_is_paused_and_resumed(client: OpenAI, begin):

@@ -194,6 +194,17 @@ def test_a_dataset_that_does_not_fit_the_method_is_refused(begun, uploaded):
     assert not Row.objects.exists()
 
 
+def test_a_grader_of_a_column_that_no_row_has_is_refused(begun, uploaded):
+    grader = GRADER | {"reference": "{{item.answer}}"}
+    with pytest.raises(BadRequestError, match="no column 'answer'") as refused:
+        begun(
+            training_file=uploaded(prompt_rows()),
+            method={"type": "reinforcement", "reinforcement": {"grader": grader}},
+        )
+    assert refused.value.param == "method.reinforcement.grader"
+    assert not Row.objects.exists()
+
+
 def test_a_strangers_file_and_job_are_not_there(openai, begun, client_of, bob):
     job = begun()
     stranger = client_of(bob)

@@ -13,6 +13,7 @@ from core.ownership import owned_models
 from core.store import trials_folder
 from datasets_app.models import Dataset
 from jobs.models import Notice
+from openai_api.models import File, FineTuningJob, Upload
 from people.models import PersonRemoval
 from people.removing import person_remove, removals_finish
 from tests.people.test_ownership import give
@@ -85,6 +86,20 @@ def test_deleted_everything_goes_with_its_files(
     assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": [], "Chain": []}
     assert folders(world) == [False, False, False, False]
     assert not Notice.objects.exists()
+
+
+@pytest.mark.parametrize("is_handed_over", [True, False])
+def test_files_of_programs_go_to_the_heir_or_with_their_bytes(world, carol, olga, is_handed_over):
+    path = File.objects.get(user=world.owner).path
+    heir = {"hand_over_to": carol} if is_handed_over else {"delete_data": True}
+    assert person_remove(person=world.owner, by=olga, **heir) is None
+    assert path.is_file() == is_handed_over
+    names = [
+        name
+        for kind in (File, Upload, FineTuningJob)
+        for name in kind.objects.values_list("user__username", flat=True)
+    ]
+    assert names == (["carol"] * 3 if is_handed_over else [])
 
 
 def test_versions_of_a_dataset_go_the_last_one_first(world, olga):
