@@ -162,8 +162,8 @@ def _params(order: ServeOrder, cache: Cache, key: str) -> Any:
 
 def _caches_of_one_adapter(params: Any) -> None:
     """Leave only the cache that llama.cpp empties when a conversation changes its adapter. What it
-    keeps of earlier ones elsewhere it takes by their tokens alone, so that a base model would go on
-    from what an adapter has computed."""
+    keeps of earlier ones elsewhere it finds by their tokens alone: a base model could go on from
+    what an adapter has computed."""
     params.cache_ram_mib = 0
     params.cache_idle_slots = False
     params.n_ctx_checkpoints = 0
