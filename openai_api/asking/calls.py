@@ -12,7 +12,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.core.handlers.asgi import ASGIRequest
-from django.db import Error, close_old_connections
+from django.db import Error, close_old_connections, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -73,7 +73,8 @@ _writer = _Writer()
 
 def calls_write(calls: list[Call]) -> None:
     try:
-        Call.objects.bulk_create(calls)
+        with transaction.atomic():
+            Call.objects.bulk_create(calls)
     except Error:
         # One of a person or token that was deleted meanwhile takes no other with it.
         for call in calls:
@@ -83,7 +84,8 @@ def calls_write(calls: list[Call]) -> None:
 def _write_alone(call: Call) -> None:
     try:
         call.pk = None
-        call.save(force_insert=True)
+        with transaction.atomic():
+            call.save(force_insert=True)
     except Error as error:
         logger.debug("a call is not listed: %s", error)
 
