@@ -27,6 +27,9 @@ WHOLE_SCOPE_ONLY = frozenset(
         "api-model-hand-over",
         "api-chain-sharing",
         "api-chain-hand-over",
+        # They read or make data for training.
+        "api-conversations-dataset",
+        "api-conversations-prompts",
     }
 )
 

@@ -63,7 +63,8 @@ def expected(scope, method, path):
         reads = path.startswith("/v1/models") and method == "get"
         files = path.startswith("/v1/files") and method != "delete"
         own = (*ASKING, "/api/v1/conversations")
-        return path.startswith(own) or reads or files
+        data = path.endswith(("/conversations/datasets/", "/conversations/prompts/"))
+        return (path.startswith(own) and not data) or reads or files
     if method == "get" or scope == "all":
         return True
     if scope == "read":

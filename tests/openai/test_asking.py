@@ -403,7 +403,7 @@ def test_a_batch_answers_all_and_tells_what_failed(alice, talker):
 
 
 def test_a_batch_whose_worker_is_killed_asks_nothing_twice(platform, alice, talker):
-    batch = batch_of(alice, requests_of(talker, 40, max_tokens=60, temperature=1))
+    batch = batch_of(alice, requests_of(talker, 300, max_tokens=60, temperature=1))
     batch = ended(alice, batch, lambda now: now.request_counts.completed >= 4)
     work = platform.home / "openai" / "batches" / batch.id / "answers.jsonl"
     before = [json.loads(line)["id"] for line in work.read_text().splitlines(keepends=True)[:4]]
@@ -412,10 +412,10 @@ def test_a_batch_whose_worker_is_killed_asks_nothing_twice(platform, alice, talk
         process.kill()
 
     batch = ended(alice, batch)
-    assert (batch.status, batch.request_counts.completed) == ("completed", 40)
+    assert (batch.status, batch.request_counts.completed) == ("completed", 300)
     text = alice.files.content(batch.output_file_id).text
     assert set(before) <= {json.loads(line)["id"] for line in text.splitlines()}
-    assert len(answers(alice, batch.output_file_id)) == 40
+    assert len(answers(alice, batch.output_file_id)) == 300
 
 
 def test_a_batch_that_is_cancelled_keeps_what_is_answered(alice, talker):
