@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 MANAGE := $(BIN)/python manage.py
-PRETTY := "static/*.{js,css}" "tests/**/*.js"
+PRETTY := "static/*.{js,css}" "tests/**/*.{js,mjs}"
 
 export DEEPEXTENSION_HOME ?= $(CURDIR)/var
 export PORT ?= 8000

@@ -26,10 +26,10 @@ class ViewAndDeleteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class TokenAdmin(ViewAndDeleteAdmin):
     """Deleting a token revokes it."""
 
-    list_display = ("name", "user", "scope", "created", "last_used", "expiry")
+    list_display = ("name", "user", "scope", "created", "last_used", "expiry", "request_limit")
     list_filter = ("scope",)
     search_fields = ("name", "user__username")
-    fields = ("name", "user", "scope", "created", "last_used", "expiry")
+    fields = ("name", "user", "scope", "created", "last_used", "expiry", "requests_per_minute")
     list_select_related = ("user",)
 
 

@@ -14,6 +14,7 @@ from rest_framework import exceptions
 from rest_framework.request import Request
 
 from accounts.models import Token
+from accounts.request_limits import request_count
 from accounts.scopes import scope_allows
 from core.errors import UserError
 
@@ -26,8 +27,10 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
     """The only place where scopes are enforced: every API view authenticates here."""
 
     def authenticate(self, request: Request) -> Any:
-        """(user, token), or None where the request has no token. Raises UserError (403) where the
-        token's scope does not cover the call."""
+        """(user, token), or None where the request has no token. Raises UserError: 403 where the
+        token's scope does not cover the call, 429 where it has made as many as it may. What is left
+        of those is the `allowance` of the HttpRequest, which also knows a refused token
+        (`token_seen`)."""
         credentials = super().authenticate(request)
         if credentials is None:
             return None
@@ -35,11 +38,13 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
         user, token = credentials
         method = request.method or ""
         match = request._request.resolver_match
+        request._request.token_seen = token  # type: ignore[attr-defined]
 
         if match is None or not scope_allows(token.scope, method, match):
             raise UserError(_too_small(token), code="token_scope", status=403)
 
         _mark_used(token)
+        request_count(request._request, str(token.public_id), token.request_limit)
         return user, token
 
     def authenticate_credentials(self, token: bytes) -> Any:

@@ -23,6 +23,11 @@ class Token(AbstractAuthToken):  # type: ignore[misc]
     # A name of accounts.scopes.SCOPES. No `choices`: a new scope is no change of the database.
     scope = models.CharField(max_length=20, default="all")
     last_used = models.DateTimeField(null=True, blank=True, editable=False)
+    requests_per_minute = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="How many calls it may make; 0 for any number, nothing for the platform's default.",
+    )
 
     class Meta:
         ordering = ("-created",)
@@ -36,6 +41,14 @@ class Token(AbstractAuthToken):  # type: ignore[misc]
             return self.scope
 
         return SCOPES[self.scope].title
+
+    @property
+    def request_limit(self) -> int:
+        """Calls a minute; 0 for any number."""
+        if self.requests_per_minute is None:
+            return int(settings.REQUESTS_PER_MINUTE)
+
+        return self.requests_per_minute
 
 
 class Profile(models.Model):

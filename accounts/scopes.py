@@ -1,7 +1,7 @@
 """What a token may do. One table, and one function that reads it for the whole API.
 
-A scope lists the parts of the API, by the first segment of their path, in which a token may do more
-than read."""
+A scope lists the parts of the APIs, by the first segment of their path, in which a token may do
+more than everywhere else."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ WHOLE_SCOPE_ONLY = frozenset(
         "api-model-hand-over",
         "api-chain-sharing",
         "api-chain-hand-over",
+        # They read or make data for training.
+        "api-conversations-dataset",
+        "api-conversations-prompts",
     }
 )
 
 
 @dataclass(frozen=True)
 class Scope:
-    """`methods`: allowed everywhere. `areas`: {first segment of the path below /api/v1/: allowed
-    there as well}."""
+    """`methods`: allowed everywhere. `areas`: {area of api_area(): allowed there as well}."""
 
     name: str
     title: str
@@ -60,9 +62,31 @@ SCOPES = {
                 "models": CREATING,
                 "exports": CREATING,
                 "jobs": CREATING,
+                "v1/files": CREATING,
+                "v1/uploads": CREATING,
+                "v1/fine_tuning": CREATING,
             },
         ),
-        Scope("all", "All", "Everything you may do yourself.", EVERYTHING),
+        Scope(
+            "chat",
+            "Chat",
+            "See which models can be asked, and ask them: chat, completions, responses, embeddings "
+            "and batches of them. Sees no datasets and trains nothing.",
+            frozenset(),
+            {
+                "conversations": EVERYTHING,
+                "v1/models": READING,
+                "v1/chat": EVERYTHING,
+                "v1/completions": EVERYTHING,
+                "v1/responses": EVERYTHING,
+                "v1/embeddings": EVERYTHING,
+                "v1/batches": EVERYTHING,
+                "v1/files": CREATING,
+            },
+        ),
+        Scope(
+            "all", "Admin", "Everything you may do yourself, deleting and sharing too.", EVERYTHING
+        ),
     )
 }
 
@@ -77,7 +101,7 @@ def scope_allows(name: str, method: str, match: ResolverMatch) -> bool:
     if method in scope.methods:
         return True
     if method == "POST" and match.url_name in READING_POSTS:
-        return True
+        return "GET" in scope.methods
     if match.url_name in WHOLE_SCOPE_ONLY:
         return False
 
@@ -86,6 +110,10 @@ def scope_allows(name: str, method: str, match: ResolverMatch) -> bool:
 
 
 def api_area(route: str) -> str:
-    """The first segment of a route: "trains" in "api/v1/trains/<int:pk>/stop/"."""
+    """The first segment of a route: "trains" in "api/v1/trains/<int:pk>/stop/", "v1/files" in
+    "v1/files/<str:name>/content"."""
+    if route.startswith("v1/"):
+        return "/".join(route.split("/")[:2])
+
     path = route.removeprefix("api/v1/")
     return path.partition("/")[0]

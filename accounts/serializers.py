@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from accounts.models import Token
 from accounts.scopes import SCOPES
-from accounts.tokens import DEFAULT_SCOPE, LONGEST_DAYS
+from accounts.tokens import DEFAULT_SCOPE, LONGEST_DAYS, MOST_REQUESTS
 from core.api import StrictSerializer
 
 SCOPE_HELP = " ".join(f"`{scope.name}`: {scope.description}" for scope in SCOPES.values())
@@ -40,6 +40,9 @@ class TokenSerializer(serializers.Serializer[Token]):
     created_at = serializers.DateTimeField(source="created", read_only=True)
     last_used_at = serializers.DateTimeField(source="last_used", read_only=True, allow_null=True)
     expires_at = serializers.DateTimeField(source="expiry", read_only=True, allow_null=True)
+    requests_per_minute = serializers.IntegerField(
+        source="request_limit", read_only=True, help_text="0 for any number."
+    )
 
 
 class NewTokenSerializer(TokenSerializer):
@@ -59,6 +62,14 @@ class TokenCreateSerializer(StrictSerializer):
         max_value=LONGEST_DAYS,
         default=settings.TOKEN_DAYS,
         help_text="Until it expires.",
+    )
+    requests_per_minute = serializers.IntegerField(
+        min_value=0,
+        max_value=MOST_REQUESTS,
+        allow_null=True,
+        default=None,
+        help_text="How many calls it may make a minute; 0 for any number, null for the platform's "
+        "default.",
     )
 
 

@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.text import clean_label
 
 LONGEST_DAYS = 3650
+MOST_REQUESTS = 1_000_000
 DEFAULT_SCOPE = "all"
 
 
@@ -38,13 +39,14 @@ def token_create(
     scope: str = DEFAULT_SCOPE,
     days: int | None = None,
     lifetime: timedelta | None = None,
+    requests_per_minute: int | None = None,
 ) -> tuple[Token, str]:
     """Returns (the token's row, its text). The text is stored nowhere: show it now or never.
 
     days: until it expires, TOKEN_DAYS by default. lifetime: for shorter-lived tokens of our own
-    commands.
+    commands. requests_per_minute: 0 for any number, None for the platform's default.
 
-    Raises UserError for an invalid name, scope or number of days, and where this person has
+    Raises UserError for an invalid name, scope, number of days or of requests, and where this person has
     TOKENS_PER_PERSON already.
     """
     name = clean_label(name, limit=80)
@@ -59,6 +61,8 @@ def token_create(
         fields["scope"] = [f"Choose one of {', '.join(SCOPES)}."]
     if not 1 <= days <= LONGEST_DAYS:
         fields["days"] = [f"Choose between 1 and {LONGEST_DAYS:,} days."]
+    if requests_per_minute is not None and not 0 <= requests_per_minute <= MOST_REQUESTS:
+        fields["requests_per_minute"] = [f"Choose at most {MOST_REQUESTS:,}; 0 for any number."]
     if fields:
         raise UserError(fields)
 
@@ -68,7 +72,13 @@ def token_create(
         Token.objects.filter(user=user, expiry__lte=timezone.now()).delete()
         _require_room(user)
         expiry = lifetime or timedelta(days=days)
-        token, text = Token.objects.create(user=user, name=name, scope=scope, expiry=expiry)
+        token, text = Token.objects.create(
+            user=user,
+            name=name,
+            scope=scope,
+            expiry=expiry,
+            requests_per_minute=requests_per_minute,
+        )
 
     return token, text
 

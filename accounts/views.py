@@ -26,7 +26,7 @@ from accounts.services import (
     password_change,
     profile_of,
 )
-from accounts.tokens import DEFAULT_SCOPE, token_create, token_revoke, tokens_of
+from accounts.tokens import DEFAULT_SCOPE, MOST_REQUESTS, token_create, token_revoke, tokens_of
 from core.errors import UserError
 from core.sign_in import SignInView
 from core.text import number_of
@@ -73,6 +73,8 @@ class AccountPage(View):
             "default_scope": DEFAULT_SCOPE,
             "expiry_days": sorted({*EXPIRY_DAYS, settings.TOKEN_DAYS}),
             "default_days": settings.TOKEN_DAYS,
+            "default_requests": settings.REQUESTS_PER_MINUTE,
+            "requests_most": MOST_REQUESTS,
             "hub_token": hub_token_state(user),
             "has_platform_token": bool(settings.HF_TOKEN) and may_use_platform_token(user),
         }
@@ -147,11 +149,20 @@ class TokenCreateAction(AccountAction):
                 name=sent.get("name", ""),
                 scope=sent.get("scope", ""),
                 days=number_of(sent.get("days", "")),
+                requests_per_minute=_requests(sent.get("requests_per_minute", "")),
             )
         except UserError as error:
             return self.page(error)
 
         return self.page(new_token=token, new_token_text=text)
+
+
+def _requests(text: str) -> int | None:
+    """None where nothing was written, -1 (which is refused) for what is no number."""
+    if not text.strip():
+        return None
+
+    return number_of(text) if text.strip().isdigit() else -1
 
 
 class TokenRevokeAction(AccountAction):

@@ -267,6 +267,10 @@ REST_FRAMEWORK = {
 }
 TOKEN_DAYS = env.int("TOKEN_DAYS", default=90)
 TOKENS_PER_PERSON = env.int("TOKENS_PER_PERSON", default=50)
+# Of each token that has no limit of its own; 0 for none.
+REQUESTS_PER_MINUTE = env.int("DEEPEXTENSION_REQUESTS_PER_MINUTE", default=0)
+if REQUESTS_PER_MINUTE < 0:
+    raise ImproperlyConfigured("DEEPEXTENSION_REQUESTS_PER_MINUTE is 0 (no limit) or more.")
 KNOX_TOKEN_MODEL = "accounts.Token"  # noqa: S105 - a model
 REST_KNOX = {"TOKEN_TTL": timedelta(days=TOKEN_DAYS), "AUTO_REFRESH": False}
 # knox's own table is not used. Its migrations would have to run after ours, and in older homes ran

@@ -22,6 +22,7 @@ urlpatterns = [
     path("api/v1/", include("deepextension.api_urls")),
     path("hub/", include("mirror.urls")),
     path("v1/", include("openai_api.urls")),
+    path("programs/", include("openai_api.page_urls")),
     path("healthz", healthz, name="healthz"),
 ]
 

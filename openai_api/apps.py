@@ -7,9 +7,24 @@ class OpenAIApiConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from jobs.kinds import WORTH_A_NOTICE, Kind, kind_register
+        from openai_api.asking.house_keeping import asking_prune
         from openai_api.files import files_expire
         from openai_api.fine_tuning.jobs import jobs_advance
         from training.work.reconcile import reconcile_also
 
         reconcile_also(jobs_advance)
         reconcile_also(files_expire)
+        reconcile_also(asking_prune)
+
+        jobs = "openai_api.asking.jobs"
+        kind_register(
+            Kind(
+                "batch",
+                "Batch",
+                run=f"{jobs}.run_batch",
+                ended=f"{jobs}.batch_ended",
+                needs=("openai_api.asking.batches",),
+                notice_seconds=WORTH_A_NOTICE,
+            )
+        )

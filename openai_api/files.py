@@ -130,24 +130,29 @@ def received_of(value: Any, *, param: str = "file") -> ReceivedFile:
     raise ApiProblem("Send a file as multipart/form-data.", param=param)
 
 
-def file_find(public_id: str, user: User, *, param: str = "id") -> File:
+def file_find(public_id: str, user: User, *, param: str = "id", for_asking: bool = False) -> File:
     """The file of that id. Raises ApiProblem (404) where `user` has none."""
-    file = file_of(public_id, user)
+    file = file_of(public_id, user, for_asking=for_asking)
     if file is None:
         raise missing("File", public_id, param=param)
 
     return file
 
 
-def file_of(public_id: str, user: User) -> File | None:
+def file_of(public_id: str, user: User, *, for_asking: bool = False) -> File | None:
     if "\x00" in public_id:
         return None
 
-    return files_of(user).filter(public_id=public_id).first()
+    return files_of(user, for_asking=for_asking).filter(public_id=public_id).first()
 
 
-def files_of(user: User) -> QuerySet[File]:
-    """Those of `user`. A dataset or a train that was handed over takes its file along."""
+def files_of(user: User, *, for_asking: bool = False) -> QuerySet[File]:
+    """Those of `user`. A dataset or a train that was handed over takes its file along.
+
+    for_asking: those of batches alone, for keys that see nothing else."""
+    if for_asking:
+        return File.objects.filter(user=user, purpose__in=File.OF_BATCHES)
+
     own = Q(user=user)
     kept = own & Q(dataset=None, results_of=None)
     datasets = own & (Q(dataset__owner=user) | Q(dataset__shared=True))

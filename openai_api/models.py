@@ -16,7 +16,18 @@ from django.db.models import Q
 from core.store import openai_folder
 from datasets_app.models import Dataset
 from models_app.models import BaseModel
+from openai_api.asking.models import Batch, Call, StoredResponse
 from training.models import TrainRun
+
+__all__ = [
+    "Batch",
+    "Call",
+    "File",
+    "FineTuningJob",
+    "StoredResponse",
+    "Upload",
+    "UploadPart",
+]
 
 
 class File(models.Model):
@@ -33,6 +44,8 @@ class File(models.Model):
 
     # What people send; the others are written here.
     SENT: ClassVar = (Purpose.FINE_TUNE, Purpose.BATCH, Purpose.EVALS, Purpose.USER_DATA)
+
+    OF_BATCHES: ClassVar = (Purpose.BATCH, Purpose.BATCH_OUTPUT)
 
     public_id = models.CharField(max_length=40, unique=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")

@@ -1,6 +1,6 @@
 """Addresses of this app."""
 
-from django.urls import path
+from django.urls import include, path
 
 from openai_api.views import files, fine_tuning, models
 
@@ -10,6 +10,7 @@ JOBS = "fine_tuning/jobs"
 JOB = f"{JOBS}/<str:public_id>"
 
 urlpatterns = [
+    path("", include("openai_api.asking.urls")),
     path("models", models.ModelsView.as_view(), name="models"),
     # Names of hubs hold strokes.
     path("models/<path:name>", models.ModelView.as_view(), name="model"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from django.contrib.auth.models import User
@@ -26,7 +27,7 @@ from jobs.models import Job, Notice
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
-from openai_api.models import File, FineTuningJob, Upload
+from openai_api.models import Batch, Call, File, FineTuningJob, StoredResponse, Upload
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 
 CANARY = "canary-of-alice"
@@ -87,6 +88,40 @@ def openai_make(run: TrainRun, number: int, canary: str) -> None:
         suffix=f"{canary}"[:64],
         seed=1,
         metadata={"about": canary},
+    )
+    asked_make(run.owner, number, canary)
+
+
+def asked_make(owner: User, number: int, canary: str) -> None:
+    """What asking models leaves."""
+    Call.objects.create(
+        pk=number,
+        user=owner,
+        at=timezone.now(),
+        method="POST",
+        path="/v1/chat/completions",
+        model=f"{canary}-model",
+        status=200,
+        seconds=1,
+    )
+    StoredResponse.objects.create(
+        pk=number,
+        public_id=str(number),
+        owner=owner,
+        expires_at=timezone.now() + timedelta(days=1),
+        body={"id": str(number), "output": [canary]},
+        messages=[{"role": "user", "content": canary}],
+    )
+    Batch.objects.create(
+        pk=number,
+        public_id=str(number),
+        owner=owner,
+        endpoint="/v1/chat/completions",
+        input_file_id=f"{canary}-file",
+        completion_window="24h",
+        metadata={"about": canary},
+        model=f"{canary}-model",
+        expires_at=timezone.now() + timedelta(days=1),
     )
 
 

@@ -17,7 +17,11 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.authentication import TokenAuthentication
+from accounts.request_limits import Allowance
 from core.requests import reader_of
+from core.web.later import LaterResponse
+from openai_api.asking.calls import call_of, call_record
+from openai_api.asking.models import Call
 from openai_api.errors import ApiProblem, exception_handler
 
 VERSION = "2020-10-01"
@@ -51,6 +55,8 @@ class OpenAIView(APIView):
     authentication_classes = (BearerAuthentication, TokenAuthentication, SessionAuthentication)
     content_negotiation_class = AnyAccept
     schema = None
+    # What a view that asks a model knows of the call already.
+    call: Call | None = None
 
     def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], Any]:
         return exception_handler
@@ -68,16 +74,39 @@ class OpenAIView(APIView):
             *args,
             **kwargs,
         )
-        milliseconds = round(1000 * (time.perf_counter() - self.began_at))
+        seconds = time.perf_counter() - self.began_at
         answer["openai-version"] = VERSION
-        answer["openai-processing-ms"] = str(milliseconds)
+        answer["openai-processing-ms"] = str(round(1000 * seconds))
         answer["x-request-id"] = f"req_{uuid.uuid4().hex}"
+        _limit_headers(request._request, answer)
+
+        # Those that are answered later are recorded at their end.
+        if not isinstance(answer, LaterResponse):
+            self.record(request, answer, seconds)
 
         return answer
+
+    def record(self, request: Request, answer: HttpResponseBase, seconds: float) -> None:
+        """For the list of calls."""
+        token = getattr(request._request, "token_seen", None)
+        user = token.user if token is not None else request.user
+        if not user.is_authenticated:
+            return
+
+        call = self.call or call_of(request._request, user, token, "")
+        call.status = answer.status_code
+        call.code = _code_of(answer)
+        call.seconds = seconds
+        call_record(call, request._request)
 
     @property
     def reader(self) -> User:
         return reader_of(self.request)
+
+    @property
+    def asks_only(self) -> bool:
+        """Whether the key is for asking models, and so sees no data for training."""
+        return getattr(self.request.auth, "scope", "") == "chat"
 
     @property
     def body(self) -> dict[str, Any]:
@@ -90,3 +119,21 @@ class OpenAIView(APIView):
 
     def answer(self, body: Any, status: int = 200) -> Response:
         return Response(body, status=status)
+
+
+def _limit_headers(request: HttpRequest, answer: HttpResponseBase) -> None:
+    """What is left of the key's requests, as OpenAI's API says it."""
+    allowance: Allowance | None = getattr(request, "allowance", None)
+    if allowance is None:
+        return
+
+    answer["x-ratelimit-limit-requests"] = str(allowance.limit)
+    answer["x-ratelimit-remaining-requests"] = str(allowance.remaining)
+    answer["x-ratelimit-reset-requests"] = f"{allowance.reset_seconds:.3f}s"
+
+
+def _code_of(answer: HttpResponseBase) -> str:
+    """The code of an error, "" for what is none."""
+    data = getattr(answer, "data", None)
+    error = data.get("error") if answer.status_code >= 400 and isinstance(data, dict) else None
+    return str(error.get("code") or "")[:60] if isinstance(error, dict) else ""

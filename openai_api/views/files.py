@@ -22,6 +22,7 @@ from openai_api.files import (
     purpose_of,
     received_of,
 )
+from openai_api.models import File
 from openai_api.pages import list_body, rows_page
 from openai_api.uploads import (
     part_add,
@@ -55,14 +56,14 @@ class FormView(OpenAIView):
 
 class FilesView(FormView):
     def get(self, request: Request) -> Response:
-        files = files_of(self.reader)
+        files = files_of(self.reader, for_asking=self.asks_only)
         if purpose := request.query_params.get("purpose"):
             files = files.filter(purpose=purpose)
 
         rows, has_more = rows_page(
             request,
             files,
-            find=lambda public_id: file_of(public_id, self.reader),
+            find=lambda public_id: file_of(public_id, self.reader, for_asking=self.asks_only),
             default=MOST_FILES,
             most=MOST_FILES,
         )
@@ -71,7 +72,8 @@ class FilesView(FormView):
     def post(self, request: Request) -> Response:
         received = received_of(self.form.get("file"))
         try:
-            purpose = purpose_of(self.form.get("purpose"))
+            allowed = (File.Purpose.BATCH,) if self.asks_only else File.SENT
+            purpose = purpose_of(self.form.get("purpose"), allowed=allowed)
             expires_after = expiry_of(self.form)
         except ApiProblem:
             received.close()
@@ -85,7 +87,8 @@ class FilesView(FormView):
 
 class FileView(OpenAIView):
     def get(self, request: Request, public_id: str) -> Response:
-        return self.answer(file_body(file_find(public_id, self.reader)))
+        file = file_find(public_id, self.reader, for_asking=self.asks_only)
+        return self.answer(file_body(file))
 
     def delete(self, request: Request, public_id: str) -> Response:
         file = file_find(public_id, self.reader)
@@ -97,7 +100,7 @@ class FileView(OpenAIView):
 class FileContentView(OpenAIView):
     def get(self, request: Request, public_id: str) -> FileResponse:
         """The file as it came, always as an attachment of no particular type."""
-        file = file_find(public_id, self.reader)
+        file = file_find(public_id, self.reader, for_asking=self.asks_only)
         try:
             stream = file.path.open("rb")
         except FileNotFoundError as error:

@@ -57,7 +57,7 @@ def test_a_new_token_is_shown_once_and_works(page, alice):
     ("fields", "said"),
     [
         ({"name": " "}, "Name it after what will use it"),
-        ({"scope": "root"}, "Choose one of read, train, all"),
+        ({"scope": "root"}, "Choose one of read, train, chat, all"),
         ({"days": "0"}, "Choose between 1 and 3,650 days"),
         ({"days": "many"}, "Choose between 1 and 3,650 days"),
     ],
@@ -84,7 +84,10 @@ def test_the_api_lists_makes_and_revokes_tokens(api, bob):
 
     (listed,) = api.get("/api/v1/account/tokens/").data
     assert listed == {name: value for name, value in made.data.items() if name != "token"}
-    assert set(listed) == {"id", "name", "scope", "created_at", "last_used_at", "expires_at"}
+    assert set(listed) == {
+        *("id", "name", "scope", "created_at", "last_used_at", "expires_at"),
+        "requests_per_minute",
+    }
 
     other, _ = token_create(user=bob, name="other")
     assert api.delete(f"/api/v1/account/tokens/{other.public_id}/").status_code == 404

@@ -28,7 +28,7 @@ from core.ownership import owned_models
 from datasets_app.models import Dataset, Label
 from jobs.models import Job
 from methods.models import RewardFunction, TrainingMethod
-from openai_api.models import File, FineTuningJob, Upload
+from openai_api.models import Batch, File, FineTuningJob, StoredResponse, Upload
 from tests.routes import OPEN, Route, routes
 from tests.world import CANARY, NUMBER, TRIAL, World, token_make, world_make
 from training.models import TrainQueue, TrainRun
@@ -63,6 +63,8 @@ PARTS_OF_PEOPLE = (
     "v1/files",
     "v1/uploads",
     "v1/fine_tuning/jobs",
+    "v1/batches",
+    "v1/responses",
 )
 # Of these nothing is shared, and operators see no more than anybody.
 PERSONAL = "v1/"
@@ -195,6 +197,8 @@ def rows_of(world: World) -> str:
     ]
     for model in (File, Upload, FineTuningJob):
         rows += model._base_manager.filter(user=world.owner).order_by("pk")
+    for model in (Batch, StoredResponse):
+        rows += model._base_manager.filter(owner=world.owner).order_by("pk")
     return django_serializers.serialize("json", rows)
 
 

@@ -230,3 +230,17 @@ def test_an_upload_that_is_too_large_is_refused_before_it_begins(openai: OpenAI,
     with pytest.raises(Exception, match="larger than") as refused:
         begin(openai, 101)
     assert refused.value.status_code == 413  # type: ignore[attr-defined]
+
+
+def test_a_key_for_asking_sees_files_of_batches_alone(openai: OpenAI, client_of, alice):
+    asks = client_of(alice, "chat")
+    rows = openai.files.create(file=("rows.jsonl", chat_rows()), purpose="fine-tune")
+    batch = asks.files.create(file=("requests.jsonl", lines([{}])), purpose="batch")
+
+    assert [file.id for file in asks.files.list()] == [batch.id]
+    assert asks.files.content(batch.id).content == lines([{}])
+    for call in (asks.files.retrieve, asks.files.content):
+        with pytest.raises(NotFoundError):
+            call(rows.id)
+    with pytest.raises(BadRequestError):
+        asks.files.create(file=("rows.jsonl", chat_rows()), purpose="fine-tune")

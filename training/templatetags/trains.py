@@ -37,7 +37,8 @@ ENTRIES = (
     ("Models", "cube", "models:list", ""),
     ("Compare", "columns-3", "training:compare", ""),
     ("Methods", "puzzle", "methods:list", ""),
-    ("API", "api", "api-docs", "For programs"),
+    ("For programs", "terminal-2", "programs:page", "Programs"),
+    ("API", "api", "api-docs", ""),
 )
 # Pages that no entry's address leads to, and the entry that they belong to.
 ELSEWHERE = {"chains:": "training:list", "exports:": "models:list"}

@@ -1,0 +1,14 @@
+"""What `manage.py watch` does every few seconds about asking models."""
+
+from __future__ import annotations
+
+from openai_api.asking.batches import batch_folders_prune
+from openai_api.asking.calls import calls_prune
+from openai_api.asking.responses import responses_prune
+
+
+def asking_prune() -> None:
+    """Forget calls older than an hour, responses that have expired, and leftovers of batches."""
+    calls_prune()
+    responses_prune()
+    batch_folders_prune()
