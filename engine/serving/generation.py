@@ -77,9 +77,11 @@ class Writing:
         return self._write(logits)
 
     def _most_at_once(self) -> int:
-        """Layers with a state of their own need the whole prompt; so do models without a cache."""
+        """All of the prompt for models without a cache, and for layers with a state of their own or
+        with a sliding window, which keep too little of what they read before."""
         cache = self.state.get("cache")
-        if cache is None or any(getattr(cache, "is_linear", [True])):
+        kinds = [*getattr(cache, "is_linear", [True]), *getattr(cache, "is_sliding", [True])]
+        if cache is None or any(kinds):
             return int(self.ids.shape[1])
 
         return CHUNK

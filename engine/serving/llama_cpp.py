@@ -57,7 +57,8 @@ def start(order: ServeOrder) -> Ready:
     facts = _facts_read(Path(order.base))
     cache = cache_plan(order, facts, int(machine_memory() * CACHE_SHARE))
     key = secrets.token_hex(16)
-    server = xllamacpp.Server(_params(order, cache, key))
+    is_pooled = any(name.endswith(".pooling_type") for name in facts)
+    server = xllamacpp.Server(_params(order, cache, key, is_pooled=is_pooled))
     RUNNING.append(server)
     url = str(server.listening_address)
     _memory_limit()
@@ -126,7 +127,9 @@ def _number(facts: dict[str, list[int]], name: str) -> int:
     return max(found, default=0)
 
 
-def _params(order: ServeOrder, cache: Cache, key: str) -> Any:
+def _params(order: ServeOrder, cache: Cache, key: str, *, is_pooled: bool) -> Any:
+    """is_pooled: whether the file says how its tokens become one embedding; else it is their
+    mean."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -149,6 +152,9 @@ def _params(order: ServeOrder, cache: Cache, key: str) -> Any:
     # An answer that is given is rendered, and not carried on.
     params.prefill_assistant = False
     params.embedding = order.embeddings
+    if order.embeddings and not is_pooled:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+
     params.lora_adapters = [
         xllamacpp.CommonAdapterLoraInfo(adapter.path, 1.0) for adapter in order.adapters
     ]

@@ -11,9 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.loading.pretrained import pretrained_load
-from engine.serving.generation import End, Task, Writer
+from engine.serving.generation import End, Task, Token, Writer, Writing
 from engine.serving.llama_cpp import LEAST_CONTEXT, Cache, cache_plan
 from engine.serving.order import LLAMA_CPP, ServeOrder
 from engine.serving.sampling import Sampling
@@ -163,3 +164,20 @@ def test_who_leaves_is_not_written_for_beyond_one_token(served):
     assert ended.wait(20)
     assert nexts[-1] == End(is_stop=False)
     assert (len(said), model.steps) == (3, 5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2 with windows"])
+def test_a_prompt_read_in_parts_is_read_as_a_whole(name, served, tiny, monkeypatch):
+    monkeypatch.setattr("engine.serving.generation.CHUNK", 64)
+    model = pretrained_load(tiny if name == "llama" else served.base, dtype=torch.float32).eval()
+    prompt = torch.randint(5, 300, (1, 400), generator=torch.Generator().manual_seed(4))
+    whole = model.generate(prompt, max_new_tokens=12, do_sample=False, eos_token_id=[])
+
+    said: list[Token | End] = []
+    task = Task(prompt[0].tolist(), "", Sampling(temperature=0, max_tokens=12), set(), said.append)
+    writing = Writing(model, task)
+    steps = 1
+    while not writing.step():
+        steps += 1
+    assert [news.id for news in said if isinstance(news, Token)] == whole[0, 400:].tolist()
+    assert steps == 12 + (400 // 64 if name == "llama" else 0)
