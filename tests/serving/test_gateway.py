@@ -154,6 +154,23 @@ def test_where_no_memory_is_left_adapters_take_turns(house, base, tuned, monkeyp
     assert len(house.state()["models"][0]["pids"]) == 1
 
 
+def test_where_no_memory_is_left_a_new_adapter_waits_its_turn(house, base, tuned, monkeypatch):
+    house.run(asked(base))
+    monkeypatch.setattr(model_server, "SPARE_BYTES", 1 << 60)
+
+    async def in_turn():
+        async with lease(base) as held:
+            assert (await anext(held.events()))["phase"] == "ready"
+            waiting = asyncio.create_task(asked(tuned))
+            await asyncio.sleep(1)
+            assert not waiting.done()
+        return await waiting
+
+    states, words = house.run(in_turn())
+    assert any("memory" in state.words for state in states)
+    assert words
+
+
 def test_whose_answers_differ_answers_by_transformers_from_then_on(house, different):
     states, words = house.run(asked(different))
     assert (states[-1].backend, states[-1].note) == ("llama.cpp", NOT_COMPARED)
