@@ -218,11 +218,13 @@ class Child:
                 task.cancel()
 
         process = self.process
-        if process is None or process.returncode is not None:
+        if process is None:
             return
 
         if process.stdin is not None:
             process.stdin.close()
+        if process.returncode is not None:
+            return
 
         try:
             async with asyncio.timeout(END_SECONDS if not self.leases else 0.2):
