@@ -201,8 +201,7 @@ class Child:
             pass
 
         code = await self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        _pipes_close(self.process)
         if not self.is_ending:
             self.is_ending = True
             logger.warning("the model server of %s ended with %s", self.name, code)
@@ -245,6 +244,7 @@ class Child:
         if process.stdin is not None:
             process.stdin.close()
         if process.returncode is not None:
+            _pipes_close(process)
             return
 
         try:
@@ -261,6 +261,8 @@ class Child:
                 async with asyncio.timeout(1):
                     await process.stdout.read()
 
+        _pipes_close(process)
+
     @property
     def memory_bytes(self) -> int:
         """What it takes of memory, mapped files included."""
@@ -270,6 +272,12 @@ class Child:
             return 0
 
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _pipes_close(process: asyncio.subprocess.Process) -> None:
+    """At once: asyncio itself waits for a loop that may end before."""
+    transport: asyncio.SubprocessTransport = process._transport  # type: ignore[attr-defined]
+    transport.close()
 
 
 def work_done(pid: int) -> tuple[str, ...]:
