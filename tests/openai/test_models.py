@@ -11,10 +11,11 @@ from openai import (
 )
 from openai.types import Model
 
+from core.errors import UserError
 from engine.contract.rundir import MODEL
 from exports.models import Export
 from models_app.models import BaseModel
-from openai_api.errors import ApiProblem
+from openai_api.errors import ApiProblem, problem_of
 from openai_api.identifiers import model_missing, name_of, target_of
 from serving.targets import Target
 from training.models import TrainRun
@@ -187,3 +188,10 @@ def test_a_key_that_may_only_read_creates_nothing(client_of, alice, tiny):
     with pytest.raises(PermissionDeniedError, match="scope") as refused:
         reader.files.create(file=("a.jsonl", b"{}"), purpose="batch")
     assert refused.value.code == "token_scope"
+
+
+def test_what_a_state_forbids_is_not_tried_again_by_clients():
+    """They try a 409 again, and a 503 for as long as it says."""
+    problem = problem_of(UserError("Busy.", code="wrong_state", status=409))
+    assert (problem.status, problem.code) == (400, "wrong_state")
+    assert problem_of(UserError("No disk.", status=507)).status == 507
