@@ -313,6 +313,23 @@ def test_a_server_that_hangs_is_ended(house, base, monkeypatch):
     assert house.run(asked(base))[1]
 
 
+def test_a_server_that_hangs_while_it_loads_is_ended(house, base, monkeypatch):
+    monkeypatch.setattr(child, "STILL_EVERY", 0.1)
+    monkeypatch.setattr(child, "STILL_SECONDS", 1.0)
+
+    async def freeze():
+        await until(lambda: any(s.coming and s.coming.pid for s in house.gateway.servers.values()))
+        (server,) = house.gateway.servers.values()
+        os.kill(server.coming.pid, signal.SIGSTOP)
+
+    async def both():
+        return await asyncio.gather(asked(base), freeze())
+
+    with pytest.raises(AnswerProblem, match="did not start"):
+        house.run(both())
+    assert house.run(asked(base))[1]
+
+
 def test_nobody_asks_and_it_is_unloaded(house, base):
     house.run(asked(base))
     house.set(idle_seconds=0)
