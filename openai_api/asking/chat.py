@@ -89,7 +89,7 @@ async def whole_of_stream(chunks: Chunks, parts: AsyncIterator[Data]) -> dict[st
         for choice in chunk["choices"]:
             _choice_add(choices, choice)
 
-    body = {
+    body: dict[str, Any] = {
         name: chunks.last[name]
         for name in ("id", "created", "model", "system_fingerprint")
         if name in chunks.last
