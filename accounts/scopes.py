@@ -27,6 +27,8 @@ WHOLE_SCOPE_ONLY = frozenset(
         "api-model-hand-over",
         "api-chain-sharing",
         "api-chain-hand-over",
+        "api-conversation-sharing",
+        "api-conversation-hand-over",
     }
 )
 
