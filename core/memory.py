@@ -7,6 +7,7 @@ nothing is known."""
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import deque
@@ -133,6 +134,23 @@ def memory_read(folder: Path) -> Memory:
             oom_kills[name] = count
 
     return Memory(used, total, oom_kills)
+
+
+def memory_available() -> int:
+    """Bytes that a process of this one's control group may still take. Cached files, which the
+    kernel gives up where memory is needed, count as free. A large number where nothing is known."""
+    meminfo = _table(PROC / "meminfo")
+    available = meminfo.get("MemAvailable", 1 << 50) * 1024
+
+    folder = _cgroup_folder(os.getpid())
+    limit = _number(folder, "memory.max", "memory.limit_in_bytes")
+    used = _number(folder, "memory.current", "memory.usage_in_bytes")
+    if limit is None or used is None:
+        return available
+
+    stat = _table(folder / "memory.stat")
+    cached = stat.get("inactive_file", 0) + stat.get("active_file", 0)
+    return min(available, limit - used + cached)
 
 
 def _cgroup_folder(pid: int) -> Path:

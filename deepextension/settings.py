@@ -154,11 +154,15 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # about 100 bytes, so that a deep HOME gets a folder of its own under the temporary directory.
 EMBEDDED_REDIS = not env("REDIS_URL", default="")
 _socket_folder = HOME
-if len(str(HOME / "redis.sock")) > 100:
+if len(str(HOME / "run" / "gateway.sock")) > 100:
     _digest = hashlib.sha256(str(HOME).encode()).hexdigest()[:16]
     _socket_folder = Path(tempfile.gettempdir()) / f"deepextension-{os.getuid()}-{_digest}"
 REDIS_SOCKET = _socket_folder / "redis.sock"
 REDIS_URL = env("REDIS_URL", default=f"unix://{REDIS_SOCKET}")
+# Where the gateway of model servers listens.
+GATEWAY_SOCKET = HOME / "run" / "gateway.sock"
+if len(str(GATEWAY_SOCKET)) > 100:
+    GATEWAY_SOCKET = _socket_folder / "gateway.sock"
 TRAINS_QUEUE = "trains"
 # No time limit by RQ (its default is 180 s): a train may take days, and the platform has deadlines
 # of its own. JSON in place of RQ's pickle, and jobs that name only functions of ours: whoever can

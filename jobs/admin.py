@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from jobs.models import Job, Notice
+from jobs.models import DevicePolicy, Job, Notice
 from jobs.notices import notice_state
 from jobs.services import job_stop
 
@@ -84,3 +84,13 @@ class NoticeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def has_change_permission(self, request: HttpRequest, obj: Notice | None = None) -> bool:
         return False
+
+
+@admin.register(DevicePolicy)
+class DevicePolicyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """How trains and models that answer share a device."""
+
+    list_display = ("rule", "idle_minutes", "models_at_once")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return super().has_add_permission(request) and not DevicePolicy.objects.exists()

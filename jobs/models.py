@@ -15,6 +15,7 @@ import uuid
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
 from django.urls import reverse
 from django.utils import timezone
@@ -261,3 +262,39 @@ class Notice(models.Model):
 
     def __str__(self) -> str:
         return f"{self.way}: job {self.job_id} {self.status}"
+
+
+class DevicePolicy(models.Model):
+    """The one row that says how trains and model servers share a device. Where there is none, the
+    defaults hold."""
+
+    class Rule(models.TextChoices):
+        AUTOMATIC = "", "Automatic: share a CPU, trains first on a GPU"
+        SHARE = "share", "Share: both at once, models with one thread beside a train"
+        TRAINS = "trains", "Trains first: models are unloaded for them"
+        CHAT = "chat", "Answers first: trains wait until nobody asks"
+
+    rule = models.CharField(max_length=10, choices=Rule.choices, default=Rule.AUTOMATIC, blank=True)
+    idle_minutes = models.PositiveIntegerField(
+        default=10,
+        validators=[MinValueValidator(1), MaxValueValidator(7 * 24 * 60)],
+        help_text="A model that nobody asks for so long is unloaded; so long do trains wait under "
+        "“Answers first”.",
+    )
+    models_at_once = models.PositiveIntegerField(
+        "models at once",
+        default=3,
+        validators=[MinValueValidator(1), MaxValueValidator(50)],
+        help_text="Base models in memory. Trains of one base model share it.",
+    )
+
+    class Meta:
+        verbose_name = "device policy"
+        verbose_name_plural = "device policy"
+
+    def __str__(self) -> str:
+        return str(self.get_rule_display())
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.pk = 1
+        super().save(*args, **kwargs)

@@ -3,15 +3,25 @@ server the answer. Everything here runs on the event loop and asks no database."
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
+
+from core.web.open_streams import open_stream
+from serving.leases import NOT_THERE, Event, GatewayGone, Lease, gateway_post, lease, server_session
 from serving.targets import Placement
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
+
+END = b"[DONE]"
+LOST = "The model server ended in the middle of the answer. Ask again."
 
 
 @dataclass(frozen=True)
@@ -60,13 +70,27 @@ async def answer_stream(
     path: CHAT or COMPLETIONS. Closing the generator ends the generation within a token. Raises
     AnswerProblem, also in the middle of an answer where its server is lost.
     """
-    raise NotImplementedError
-    yield State("", "")
+    with open_stream():
+        async with _leased(placement) as leased:
+            ready: Event = {}
+            async with aclosing(_states(leased)) as states:
+                async for ready in states:
+                    yield _state(ready)
+
+            server = Server(leased, ready)
+            async with (
+                server.asked(path, body | {"stream": True}) as response,
+                aclosing(server.payloads(response)) as payloads,
+            ):
+                async for payload in payloads:
+                    yield Data(payload)
 
 
 async def answer(placement: Placement, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """The whole answer at once, as the server gives it. Raises AnswerProblem."""
-    raise NotImplementedError
+    with open_stream():
+        async with _served(placement) as server:
+            return await server.post(path, body | {"stream": False})
 
 
 @dataclass(frozen=True)
@@ -88,9 +112,250 @@ async def prompt_pieces(
     """The exact tokens of a conversation with the beginning of an answer, as the model reads them.
 
     load: whether the model is loaded for it; else AnswerProblem "not_loaded" where it is not."""
-    raise NotImplementedError
+    async with _served(placement, load=load) as server:
+        conversation: dict[str, Any] = {"messages": messages, "add_generation_prompt": True}
+        if tools:
+            conversation["tools"] = tools
+
+        rendered = await server.post("/apply-template", conversation)
+        told = await server.post(
+            "/tokenize",
+            {
+                "content": rendered["prompt"],
+                "add_special": True,
+                "parse_special": True,
+                "with_pieces": True,
+            },
+        )
+        tokens = [(int(token["id"]), _text(token["piece"])) for token in told["tokens"]]
+        special = await _special(server, dict(tokens))
+
+        return [Piece(pk, text, pk in special) for pk, text in tokens]
+
+
+def _text(piece: str | list[int]) -> str:
+    """Of a token that is a part of a character a server tells the bytes."""
+    return piece if isinstance(piece, str) else bytes(piece).decode("utf-8", "replace")
+
+
+async def _special(server: Server, tokens: dict[int, str]) -> set[int]:
+    """Those that are marks: the same letters, read as plain text, are other tokens."""
+    marks = {pk: text for pk, text in tokens.items() if len(text) > 2 and not text[0].isalnum()}
+    asked = [
+        server.post("/tokenize", {"content": text, "add_special": False, "parse_special": False})
+        for text in marks.values()
+    ]
+    answers = await asyncio.gather(*asked)
+
+    return {pk for pk, found in zip(marks, answers, strict=True) if _ids(found["tokens"]) != [pk]}
+
+
+def _ids(tokens: list[Any]) -> list[int]:
+    return [int(token["id"] if isinstance(token, dict) else token) for token in tokens]
 
 
 async def warm(placement: Placement) -> None:
     """Have the gateway load the model now, since a question is likely; does not wait for it."""
-    raise NotImplementedError
+    try:
+        await gateway_post("/warm", placement.to_json())
+    except GatewayGone as error:
+        raise _gone() from error
+
+
+# Leases
+
+
+@asynccontextmanager
+async def _leased(placement: Placement, *, load: bool = True) -> AsyncIterator[Lease]:
+    """Raises AnswerProblem where the gateway is not there."""
+    try:
+        async with lease(placement, load=load) as leased:
+            yield leased
+    except GatewayGone as error:
+        raise _gone() from error
+
+
+@asynccontextmanager
+async def _served(placement: Placement, *, load: bool = True) -> AsyncIterator[Server]:
+    """The server, once it answers. Raises AnswerProblem."""
+    async with _leased(placement, load=load) as leased:
+        async with aclosing(_states(leased)) as states:
+            events = [event async for event in states]
+
+        yield Server(leased, events[-1])
+
+
+async def _states(leased: Lease) -> AsyncGenerator[Event, None]:
+    """Events up to "ready", that included. Raises AnswerProblem where there is none."""
+    async with aclosing(leased.events()) as events:
+        async for event in events:
+            if event["phase"] in ("refused", "lost"):
+                raise AnswerProblem(event["message"], code=event["code"], status=event["status"])
+
+            yield event
+            if event["phase"] == "ready":
+                return
+
+    raise GatewayGone(NOT_THERE)
+
+
+def _state(event: Event) -> State:
+    is_ready = event["phase"] == "ready"
+    return State(
+        phase=event["phase"],
+        words=event.get("words", "Answering" if is_ready else ""),
+        progress=event.get("progress"),
+        backend=event.get("backend", ""),
+        note=event.get("note", ""),
+        context=event.get("context", 0),
+        abilities=tuple(event.get("abilities", ())),
+    )
+
+
+def _gone() -> AnswerProblem:
+    return AnswerProblem(NOT_THERE, code="server_lost")
+
+
+# The model server
+
+
+class Server:
+    """A model server as the holder of a lease sees it."""
+
+    def __init__(self, leased: Lease, ready: Event) -> None:
+        self.leased = leased
+        self.ready = ready
+        self.headers = {"Authorization": f"Bearer {ready['key']}"}
+
+    @asynccontextmanager
+    async def asked(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Its response with status 200, closed at the end. Raises AnswerProblem."""
+        try:
+            response = await self._send(path, body | self.ready["extras"])
+        except (aiohttp.ClientError, OSError) as error:
+            raise await self._lost() from error
+
+        try:
+            if response.status != 200:
+                raise await self._refusal(response)
+
+            yield response
+        finally:
+            # Where it still writes, it sees at once that nobody reads.
+            if not response.content.is_eof():
+                response.close()
+
+            response.release()
+
+    async def _send(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
+        url = f"{self.ready['url']}{path}"
+        try:
+            return await server_session().post(url, json=body, headers=self.headers)
+        except aiohttp.ServerDisconnectedError:
+            # A connection that rested, closed at that very moment: nothing was answered.
+            return await server_session().post(url, json=body, headers=self.headers)
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        async with self.asked(path, body) as response:
+            try:
+                reply: dict[str, Any] = json.loads(await response.read())
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                raise await self._lost() from error
+
+            if "model" in self.ready["extras"] and "model" in reply:
+                reply["model"] = body.get("model", "")
+
+            return reply
+
+    async def payloads(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        """What its server-sent events hold, as it is. Raises AnswerProblem where they end without
+        the last one."""
+        try:
+            async with aclosing(event_payloads(response.content)) as payloads:
+                async for payload in payloads:
+                    if payload == END:
+                        return
+                    if payload.startswith(b'{"error"'):
+                        raise _refused(200, _json(payload))
+
+                    yield payload
+        except (aiohttp.ClientError, OSError) as error:
+            raise await self._lost() from error
+
+        raise await self._lost()
+
+    async def _lost(self) -> AnswerProblem:
+        why = await self.leased.why_lost()
+        if why is None:
+            return AnswerProblem(LOST, code="server_lost")
+
+        return AnswerProblem(why["message"], code=why["code"], status=why["status"])
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> AnswerProblem:
+        try:
+            content = await response.read()
+        except (aiohttp.ClientError, OSError):
+            return await self._lost()
+
+        return _refused(response.status, _json(content))
+
+
+async def event_payloads(stream: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """The data of each server-sent event of a stream, one line each as OpenAI's API has it."""
+    rest = b""
+    async for piece in stream.iter_any():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+
+    return found if isinstance(found, dict) else {}
+
+
+def _refused(status: int, reply: dict[str, Any]) -> AnswerProblem:
+    """The problem that a server's own error is: {"error": {message, type, …}}."""
+    error = reply.get("error")
+    if not isinstance(error, dict):
+        error = {"message": str(error or "The model server did not answer.")}
+
+    message = str(error.get("message", ""))
+    if error.get("type") == "exceed_context_size_error" or error.get("code") == TOO_LONG:
+        return _too_long(error)
+
+    # Whatever else it says of the request is the client's; its own faults are ours.
+    by_client = status in (400, 404, 422) or error.get("type") == "invalid_request_error"
+    if by_client:
+        return AnswerProblem(
+            message,
+            code=str(error.get("code") or "invalid_request")
+            if not isinstance(error.get("code"), int)
+            else "invalid_request",
+            status=400,
+            param=str(error.get("param") or ""),
+        )
+
+    return AnswerProblem(f"The model could not answer: {message}", code="server_error", status=500)
+
+
+TOO_LONG = "context_length_exceeded"
+
+
+def _too_long(error: dict[str, Any]) -> AnswerProblem:
+    asked, most = error.get("n_prompt_tokens"), error.get("n_ctx")
+    if asked is None or most is None:
+        return AnswerProblem(str(error.get("message")), code=TOO_LONG, status=400, param="messages")
+
+    return AnswerProblem(
+        f"This model's maximum context length is {most} tokens. However, your messages resulted in "
+        f"{asked} tokens. Please reduce the length of the messages.",
+        code=TOO_LONG,
+        status=400,
+        param="messages",
+    )

@@ -228,6 +228,8 @@ class TrainQueue(models.Model):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
     reason = models.CharField(max_length=200, blank=True)
+    # Not stored: training.work.queue.queue_state knows it.
+    answers_minutes = 0
 
     class Meta:
         default_permissions = ()
@@ -239,6 +241,12 @@ class TrainQueue(models.Model):
     @property
     def paused(self) -> bool:
         return self.paused_at is not None
+
+    @property
+    def holds(self) -> bool:
+        """Whether no train starts now: it is paused, or trains wait until nobody has asked a model
+        for `answers_minutes`."""
+        return self.paused or self.answers_minutes > 0
 
 
 class MetricRow(models.Model):

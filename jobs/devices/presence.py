@@ -25,18 +25,20 @@ STARTING = "deepextension:starting:"
 STARTING_SECONDS = 180
 
 
-def worker_device(name: str) -> str:
-    """ "cpu" or "cuda": the device of the worker of that name, "cpu" where it is not known."""
+def worker_device(name: str) -> tuple[str, str]:
+    """(kind, identity) of the device of the worker of that name: ("cpu", "cpu"), ("cuda", a GPU's
+    UUID). "cpu" where it is not known."""
     try:
         presence = connection().get(f"{KEY}{name}")
     except RedisError:
-        return "cpu"
+        return "cpu", "cpu"
 
     if not isinstance(presence, str | bytes):
-        return "cpu"
+        return "cpu", "cpu"
 
     device = json.loads(presence)["device"]
-    return str(device.get("kind", "cpu"))
+    kind = str(device.get("kind", "cpu"))
+    return kind, str(device.get("identity", kind))
 
 
 @dataclass(frozen=True)

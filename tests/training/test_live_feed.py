@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from accounts.models import Token
 from accounts.tokens import token_create
+from core.web import in_thread
 from datasets_app.models import Dataset
 from training.models import MetricRow, TrainRun
 from training.pages import live_feed
@@ -84,7 +85,7 @@ def close_connections_of_threads():
         connections.close_all()
         both.wait()
 
-    for future in [live_feed._threads.submit(close) for _ in range(2)]:
+    for future in [in_thread._threads.submit(close) for _ in range(2)]:
         future.result()
 
 

@@ -17,16 +17,16 @@ import asyncio
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from django.db import Error, close_old_connections
+from django.db import Error
 from django.db.models import Max
 from rest_framework.renderers import JSONRenderer
 
+from core.web.in_thread import in_thread
 from core.web.open_streams import open_stream
 from training.api.serializers import LIVE_NEEDS, METRIC_COLUMNS, live_state
 from training.models import TrainRun
@@ -43,8 +43,6 @@ ACCESS_EVERY = 1.0
 ROWS_KEPT = 1000
 BYTES_KEPT = 1 << 20
 ROWS_AT_ONCE = 5000
-
-T = TypeVar("T")
 
 logger = logging.getLogger("deepextension.web")
 
@@ -128,20 +126,6 @@ class TrainFeed:
 
 
 _feeds: dict[int, TrainFeed] = {}
-# Few: what they do takes less than a millisecond.
-_threads = ThreadPoolExecutor(2, "live")
-
-
-async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Call what asks the database in one of the threads that have a connection for that."""
-    return await asyncio.get_running_loop().run_in_executor(
-        _threads, _with_connection, function, *arguments
-    )
-
-
-def _with_connection(function: Callable[..., T], *arguments: Any) -> T:
-    close_old_connections()
-    return function(*arguments)
 
 
 @asynccontextmanager

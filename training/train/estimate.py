@@ -116,7 +116,7 @@ def _error(durations: list[float]) -> float:
 def starts_now(state: WorkerState | None = None) -> dict[int, Estimate | None]:
     """`starts` with the workers that are there; empty while nothing would start."""
     state = state or worker_state()
-    if not state.ready or queue_state().paused:
+    if not state.ready or queue_state().holds:
         return {}
 
     return starts(state.workers, device_name(state))

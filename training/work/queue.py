@@ -32,6 +32,7 @@ from core.ownership import owner_check
 from core.queue import enqueue, waiting_calls
 from core.text import clean_label
 from engine.schema.registry import RECIPES
+from jobs.devices.sharing import minutes_held
 from jobs.models import JobQuerySet
 from jobs.queue import in_order, may_start, places_exchange, queue_insert, starts_after_check
 from training.models import TrainQueue, TrainRun
@@ -155,7 +156,7 @@ def train_claim(device: str, **values: Any) -> TrainRun | None:
 
     device: "cpu" or "cuda".
     """
-    while not queue_state().paused:
+    while not queue_state().holds:
         run = _first_for(device)
         if run is None:
             return None
@@ -197,7 +198,7 @@ def workers_notify(times: int = 1) -> None:
 def workers_notify_missing(devices: Iterable[str]) -> int:
     """Notify once for each ready train that one of `devices` can run and that no notification in
     Redis stands for: Redis may have lost any number of them. Returns how many were sent."""
-    if queue_state().paused:
+    if queue_state().holds:
         return 0
 
     kinds = set(devices)
@@ -217,7 +218,9 @@ def workers_notify_missing(devices: Iterable[str]) -> int:
 
 def queue_state() -> TrainQueue:
     row = TrainQueue.objects.filter(pk=1).select_related("paused_by").first()
-    return row or TrainQueue(pk=1)
+    state = row or TrainQueue(pk=1)
+    state.answers_minutes = minutes_held()
+    return state
 
 
 def queue_pause(*, by: User, reason: str = "") -> TrainQueue:

@@ -10,6 +10,7 @@ from django.utils import timezone
 from core.memory import Death
 from core.processes import process_mark
 from jobs.devices.presence import worker_device
+from jobs.devices.sharing import device_for_train
 from jobs.devices.supervisor import Supervisor
 from training.models import TrainRun
 from training.train.resuming import train_end_or_resume
@@ -23,8 +24,9 @@ def supervise_next(worker: str) -> None:
     """Claim the next train that this worker can run and supervise it to its end. Returns at once
     where none waits."""
     now = timezone.now()
+    device, identity = worker_device(worker)
     run = train_claim(
-        worker_device(worker),
+        device,
         worker=worker,
         host=socket.gethostname(),
         process=process_mark(os.getpid()),
@@ -35,7 +37,8 @@ def supervise_next(worker: str) -> None:
 
     if run is not None:
         spec_settle(run)
-        TrainSupervisor(run).work()
+        with device_for_train(device, identity):
+            TrainSupervisor(run).work()
 
 
 class TrainSupervisor(Supervisor[TrainRun]):

@@ -1,0 +1,240 @@
+"""A model server as a process: `python -m engine.serving`, started, watched and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from django.conf import settings
+
+from core.processes import clean_environment, confined
+from serving.gateway.prepared import Files
+from serving.gateway.problems import ServeProblem
+
+# How long one may take to end by itself.
+END_SECONDS = 5
+HEALTH_EVERY = 5.0
+# A server that says nothing for so long while somebody waits for it hangs.
+STUCK_SECONDS = 20.0
+# From its start to its first answer; the largest model from a slow disk.
+LOAD_SECONDS = 1800
+LOG_LINES = 3
+LONGEST_LINE = 1 << 22
+
+logger = logging.getLogger("deepextension.gateway")
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class ChildOrder:
+    """What one is started with. adapters: {key: files}. threads: 0 for all. nice: its priority."""
+
+    files: Files
+    adapters: dict[str, Files] = field(default_factory=dict)
+    threads: int = 0
+    nice: int = 0
+    parallel: int = 4
+
+    def serves(self, files: Files) -> bool:
+        """Whether it has those very weights, and that adapter as it is now."""
+        if files.backend != self.files.backend or files.base_mark != self.files.base_mark:
+            return False
+        if not files.adapter_key:
+            return True
+
+        own = self.adapters.get(files.adapter_key)
+        return own is not None and own.adapter_mark == files.adapter_mark
+
+    def to_json(self) -> dict[str, Any]:
+        """An engine.serving.order.ServeOrder."""
+        return {
+            "backend": self.files.backend,
+            "base": self.files.base,
+            "adapters": [
+                {"key": key, "path": files.adapter} for key, files in self.adapters.items()
+            ],
+            "parallel": self.parallel,
+            "threads": self.threads,
+            "nice": self.nice,
+        }
+
+
+class Child:
+    """One model server. `ready`: an engine.serving.order.Ready once it answers. leases: who is
+    being answered."""
+
+    def __init__(self, name: str, order: ChildOrder, on_death: Callable[[Child], None]) -> None:
+        self.name = name
+        self.order = order
+        self.on_death = on_death
+        self.number = next(_numbers)
+        self.process: asyncio.subprocess.Process | None = None
+        self.ready: dict[str, Any] = {}
+        self.leases: set[Any] = set()
+        self.phase = ""
+        self.load_seconds = 0.0
+        self.is_ending = False
+        self.used_at = time.monotonic()
+        self.log = settings.HOME / "logs" / f"serving-{name}.log"
+        self.tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process is not None else 0
+
+    async def start(self, locks: list[int]) -> None:
+        """Start it and wait until it answers. locks: descriptors that it inherits. Raises
+        ServeProblem with what it says."""
+        began = time.monotonic()
+        self.log.parent.mkdir(exist_ok=True, mode=0o700)
+        with self.log.open("wb") as errors:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "engine.serving",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                cwd=settings.BASE_DIR,
+                env=clean_environment(),
+                pass_fds=locks,
+                preexec_fn=confined(),
+                limit=LONGEST_LINE,
+            )
+
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(self.order.to_json()).encode() + b"\n")
+            async with asyncio.timeout(LOAD_SECONDS):
+                await self._read_until_ready()
+        except BaseException as error:
+            await self.end()
+            if isinstance(error, TimeoutError | OSError):
+                raise ServeProblem(self._why("did not start"), code="not_loaded") from error
+            raise
+
+        self.load_seconds = time.monotonic() - began
+        self.used_at = time.monotonic()
+        self.tasks = [
+            asyncio.create_task(self._wait_for_its_end()),
+            asyncio.create_task(self._watch_health()),
+        ]
+
+    async def _read_until_ready(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+
+        async for line in self.process.stdout:
+            try:
+                news = json.loads(line)
+            except ValueError:
+                continue
+            if not isinstance(news, dict):
+                continue
+
+            if "ready" in news:
+                self.ready = news["ready"]
+                return
+            if "error" in news:
+                raise ServeProblem(str(news["error"]), code="not_loaded")
+
+            self.phase = str(news.get("phase", self.phase))
+
+        raise ServeProblem(self._why("ended while it loaded the model"), code="not_loaded")
+
+    def _why(self, what: str) -> str:
+        words = self.last_words()
+        return f"The model server {what}{': ' + words if words else ''}."
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        try:
+            with self.log.open("rb") as stream:
+                stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4000))
+                lines = stream.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return ""
+
+        said = [line.strip() for line in lines if line.strip()]
+        return " ".join(said[-LOG_LINES:])[-400:].rstrip(".")
+
+    async def _wait_for_its_end(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+
+        # What it still prints must not fill the pipe.
+        while await self.process.stdout.read(65536):
+            pass
+
+        code = await self.process.wait()
+        if not self.is_ending:
+            logger.warning("the model server of %s ended with %s", self.name, code)
+            self.on_death(self)
+
+    async def _watch_health(self) -> None:
+        """End it when it says nothing while somebody waits for it."""
+        timeout = aiohttp.ClientTimeout(total=STUCK_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+            while not self.is_ending:
+                await asyncio.sleep(HEALTH_EVERY)
+                if self.leases and not await self._answers(session):
+                    logger.warning("the model server of %s hangs and is ended", self.name)
+                    with suppress(ProcessLookupError):
+                        os.kill(self.pid, signal.SIGKILL)
+                    return
+
+    async def _answers(self, session: aiohttp.ClientSession) -> bool:
+        headers = {"Authorization": f"Bearer {self.ready['key']}"}
+        try:
+            async with session.get(f"{self.ready['url']}/health", headers=headers):
+                return True
+        except TimeoutError:
+            return False
+        except aiohttp.ClientError:
+            # It has ended, which another task sees, or has closed a connection.
+            return True
+
+    async def end(self) -> None:
+        """End it, whatever it does."""
+        self.is_ending = True
+        for task in self.tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+
+        process = self.process
+        if process is None or process.returncode is not None:
+            return
+
+        if process.stdin is not None:
+            process.stdin.close()
+
+        try:
+            async with asyncio.timeout(END_SECONDS if not self.leases else 0.2):
+                await process.wait()
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes of memory, mapped files included."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except (OSError, ValueError, IndexError):
+            return 0
+
+        return pages * os.sysconf("SC_PAGE_SIZE")

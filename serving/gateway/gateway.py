@@ -1,0 +1,359 @@
+"""The gateway: who may have an answer of which model now, and the model servers that give it.
+
+It is not on the path of the words. It hands out leases: where a model server listens, with the key
+and the fields that a request to it must have. Whoever has one asks that server, and holds the lease
+until the answer is there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any
+
+from core.memory import memory_available
+from jobs.devices.sharing import shared_sides
+from serving.gateway.facts import Facts, answers_tell, facts_read, keys_gone
+from serving.gateway.leftovers import leftovers_remove, mark_used
+from serving.gateway.model_server import Event, Lease, ModelServer
+from serving.gateway.prepared import Preparations, serving_folder
+from serving.gateway.problems import ServeProblem
+from serving.targets import Placement
+
+TICK_SECONDS = 1.0
+# Rows that were archived or deleted are looked for less often: each request is checked by itself.
+LOOK_SECONDS = 5.0
+CLEAN_SECONDS = 3600.0
+# Facts are as old as this at most when somebody asks.
+FRESH_SECONDS = 1.5
+# What an answer gets to come to its end when a train takes the device.
+GRACE_SECONDS = 20.0
+
+ENDS = ServeProblem("The platform is being stopped. Ask again in a minute.", code="server_lost")
+
+logger = logging.getLogger("deepextension.gateway")
+
+
+class Gateway:
+    def __init__(self) -> None:
+        self.servers: dict[tuple[str, str], ModelServer] = {}
+        self.preparations = Preparations(serving_folder())
+        self.facts = Facts()
+        self.facts_at = 0.0
+        self.refused_since: float | None = None
+        self.threads_of_facts = ThreadPoolExecutor(2, "facts")
+        self.warming: dict[Placement, asyncio.Task[None]] = {}
+        self.ticking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._facts_refresh()
+        self.ticking = asyncio.create_task(self._tick_on())
+
+    async def close(self) -> None:
+        for task in (self.ticking, *self.warming.values()):
+            if task is not None:
+                task.cancel()
+
+        self.preparations.close()
+        await asyncio.gather(*(server.end(ENDS) for server in self.servers.values()))
+        await self._in_thread(answers_tell, self.facts, is_loaded=False)
+
+    async def _in_thread(self, function: Any, *arguments: Any, **options: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self.threads_of_facts, lambda: function(*arguments, **options)
+        )
+
+    # Leases
+
+    async def lease(
+        self, placement: Placement, *, load: bool = True
+    ) -> AsyncGenerator[Event, None]:
+        """What happens until somebody may ask the model server of `placement`, then "ready", and
+        "lost" where that ends before they have left. Closing it gives the lease back.
+
+        load: whether the model is loaded for it."""
+        try:
+            if time.monotonic() - self.facts_at > FRESH_SECONDS:
+                await self._facts_refresh()
+
+            self._refusal_check()
+            if not load:
+                await self._loaded_check(placement)
+
+            server, lease = None, None
+            async for event in self._prepared(placement):
+                if isinstance(event, dict):
+                    yield event
+                else:
+                    server, lease = event
+        except ServeProblem as problem:
+            yield _refused(problem)
+            return
+
+        assert server is not None
+        assert lease is not None
+        try:
+            while True:
+                event = await lease.events.get()
+                yield event
+                if event["phase"] in ("lost", "refused"):
+                    return
+        finally:
+            server.leave(lease)
+
+    async def _prepared(
+        self, placement: Placement
+    ) -> AsyncGenerator[Event | tuple[ModelServer, Lease], None]:
+        """Events until the files of `placement` are there, then its server and a place in line.
+        Raises ServeProblem."""
+        news: asyncio.Queue[Event] = asyncio.Queue()
+
+        def tell(words: str, progress: float | None) -> None:
+            news.put_nowait({"phase": "preparing", "words": words, "progress": progress})
+
+        asking = asyncio.create_task(self.preparations.files(placement, tell))
+        try:
+            while not asking.done():
+                getting = asyncio.create_task(news.get())
+                await asyncio.wait({asking, getting}, return_when=asyncio.FIRST_COMPLETED)
+                if getting.done():
+                    yield getting.result()
+                else:
+                    getting.cancel()
+
+            files = asking.result()
+        except asyncio.CancelledError:
+            asking.cancel()
+            raise
+
+        # A train may have started meanwhile.
+        self._refusal_check()
+        mark_used(placement)
+        key = (placement.base_key, files.backend)
+        server = self.servers.get(key)
+        if server is None or server.closed is not None:
+            server = self.servers[key] = ModelServer(*key, self)
+
+        yield server, server.ask(placement, files)
+
+    async def _loaded_check(self, placement: Placement) -> None:
+        files = await self.preparations.known_files(placement)
+        if files is not None:
+            server = self.servers.get((placement.base_key, files.backend))
+            if server is not None and server.has_loaded(files):
+                return
+
+        raise ServeProblem("This model is not loaded now.", code="not_loaded", status=409)
+
+    def _refusal_check(self) -> None:
+        if words := self.facts.refusal:
+            raise ServeProblem(words, code="device_busy")
+
+    def warm(self, placement: Placement) -> None:
+        """Load that model, since a question is likely."""
+        if placement not in self.warming:
+            task = asyncio.create_task(self._warm(placement))
+            self.warming[placement] = task
+            task.add_done_callback(lambda _: self.warming.pop(placement, None))
+
+    async def _warm(self, placement: Placement) -> None:
+        async with aclosing(self.lease(placement)) as events:
+            async for event in events:
+                if event["phase"] == "ready":
+                    return
+
+    async def unload(self, base_key: str) -> bool:
+        """End what serves that base now. Returns whether something was loaded."""
+        words = "An operator has unloaded this model. Ask again to load it."
+        problem = ServeProblem(words, code="server_lost")
+        ended = False
+        for server in list(self.servers.values()):
+            if server.base_key == base_key and (server.children or not server.is_idle):
+                await server.end(problem)
+                ended = True
+
+        return ended
+
+    # What model servers ask of their house
+
+    @property
+    def threads(self) -> int:
+        """1 beside a train on the same processors: with two, both would wait for each other all
+        the time."""
+        return 1 if self._is_beside_a_train else 0
+
+    @property
+    def nice(self) -> int:
+        return 19 if self._is_beside_a_train else 0
+
+    @property
+    def _is_beside_a_train(self) -> bool:
+        return bool(self.facts.train)
+
+    def device_locks(self) -> list[int]:
+        """Descriptors of the device's shared side. Raises ServeProblem while a train has it for
+        itself."""
+        if not self.facts.identity:
+            return []
+
+        sides = shared_sides(self.facts.identity)
+        if sides is None:
+            raise ServeProblem(
+                "A train has the device of this platform. Models answer again when it has ended.",
+                code="device_busy",
+            )
+
+        return sides
+
+    async def make_room(self, server: ModelServer, needed_bytes: int) -> str:
+        """Unload models that nobody needs, those asked longest ago first, until another one has
+        room. Returns what it waits for, "" once there is room. Raises ServeProblem where there
+        never will be."""
+        # Another child of a model that is loaded shares its weights.
+        if server.child is not None and server.backend == server.child.order.files.backend:
+            return ""
+
+        while True:
+            others = [other for other in self.servers.values() if other.child is not None]
+            is_full = len(others) >= self.facts.models_at_once
+            available = memory_available()
+            if not is_full and available >= needed_bytes:
+                return ""
+
+            idle = sorted(
+                (other for other in others if other.is_idle), key=lambda other: other.used_at
+            )
+            if idle:
+                await idle[0].unload()
+            elif others:
+                return "Waiting for a place: other models are answering"
+            else:
+                raise ServeProblem(
+                    f"This model needs {needed_bytes / 1e9:.1f} GB of memory, and "
+                    f"{available / 1e9:.1f} GB are free. Ask again when the machine is less busy.",
+                    code="no_memory",
+                )
+
+    def changed(self) -> None:
+        """A lease was given back: a place may be free."""
+
+    # House-keeping
+
+    async def _tick_on(self) -> None:
+        looked_at = cleaned_at = 0.0
+        while True:
+            try:
+                await self._facts_refresh()
+                await self._obey_rule()
+                await self._unload_idle()
+                now = time.monotonic()
+                if now - looked_at >= LOOK_SECONDS:
+                    looked_at = now
+                    await self._end_gone()
+                if now - cleaned_at >= CLEAN_SECONDS:
+                    cleaned_at = now
+                    await self._in_thread(leftovers_remove, self._loaded_keys())
+            except Exception:
+                # Whatever it was: models still answer, and the next round may succeed.
+                logger.exception("house-keeping of the gateway")
+
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _facts_refresh(self) -> None:
+        try:
+            self.facts = await self._in_thread(facts_read)
+        except Exception as error:
+            logger.warning("the database is not available, models answer as before: %s", error)
+
+        self.facts_at = time.monotonic()
+        self.preparations.is_beside_a_train = self._is_beside_a_train
+
+    async def _obey_rule(self) -> None:
+        """Leave the device to trains where the rule says so."""
+        loaded = [server for server in self.servers.values() if server.children or server.coming]
+        now = time.monotonic()
+        used = [server for server in loaded if not server.is_idle]
+        recently = used or [
+            server for server in loaded if now - server.used_at < self.facts.idle_seconds
+        ]
+        await self._in_thread(answers_tell, self.facts, is_loaded=bool(recently))
+
+        if not self.facts.refusal:
+            self.refused_since = None
+            return
+
+        if self.refused_since is None:
+            self.refused_since = now
+
+        is_over = now - self.refused_since > GRACE_SECONDS
+        problem = ServeProblem(self.facts.refusal, code="device_busy")
+        for server in loaded:
+            if server.lease_count and not is_over:
+                server.refuse_waiting(problem)
+            else:
+                await server.end(problem)
+
+    async def _unload_idle(self) -> None:
+        now = time.monotonic()
+        for key, server in list(self.servers.items()):
+            if server.is_idle and now - server.used_at > self.facts.idle_seconds:
+                if server.child is not None:
+                    logger.info("%s was not asked for a while and is unloaded", server.base_key)
+                await server.unload()
+                if server.is_idle and self.servers.get(key) is server:
+                    del self.servers[key]
+
+    async def _end_gone(self) -> None:
+        """End what has been archived or deleted."""
+        gone: dict[str, str] = await self._in_thread(keys_gone, self._loaded_keys())
+        for (base_key, backend), server in list(self.servers.items()):
+            if base_key in gone:
+                server.closed = ServeProblem(gone[base_key], code="cannot_answer", status=409)
+                await server.end(server.closed)
+                self.servers.pop((base_key, backend), None)
+                continue
+
+            for key in gone.keys() & server.adapters.keys():
+                problem = ServeProblem(gone[key], code="cannot_answer", status=409)
+                server.forget(key, problem)
+
+    def _loaded_keys(self) -> set[str]:
+        keys = {key for pair in self.preparations.running for key in pair if key}
+        for server in self.servers.values():
+            keys |= {server.base_key, *server.adapters}
+
+        return keys
+
+    # For people
+
+    def state(self) -> dict[str, Any]:
+        """What is loaded, waits and is prepared, as JSON."""
+        return {
+            "rule": self.facts.rule,
+            "device": {"kind": self.facts.device_kind, "name": self.facts.device_name},
+            "train": self.facts.train,
+            "refusal": self.facts.refusal,
+            "models": [server.state() for server in self.servers.values() if server.is_shown],
+            "preparing": [
+                {
+                    "base_key": base_key,
+                    "adapter_key": adapter_key,
+                    "words": preparation.words,
+                    "progress": preparation.progress,
+                }
+                for (base_key, adapter_key), preparation in self.preparations.running.items()
+            ],
+        }
+
+
+def _refused(problem: ServeProblem) -> Event:
+    return {
+        "phase": "refused",
+        "message": problem.message,
+        "code": problem.code,
+        "status": problem.status,
+    }

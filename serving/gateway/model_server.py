@@ -1,0 +1,459 @@
+"""What serves one base model: a child process with the adapters that were asked for, and the line
+of those who want an answer.
+
+llama.cpp takes adapters only when it starts. So one that is not there yet means another child: it
+is loaded beside the first, whose weights it shares (both map the same file), and takes over when it
+answers. The first one finishes the answers that it has begun, and ends. The same happens when
+weights change, or the number of threads, because a train has started or ended. A backend that has
+weights of its own in each process gets its turn when the earlier one has finished."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from serving.gateway.child import Child, ChildOrder
+from serving.gateway.prepared import Files
+from serving.gateway.problems import ServeProblem
+from serving.targets import Placement
+
+# Adapters that one child has at most; the least recently asked one is left out.
+MOST_ADAPTERS = 16
+MOST_WAITING = 200
+# So many deaths in so many seconds, and nobody is answered for as long.
+DEATHS, DEATH_SECONDS = 3, 60.0
+# Children of one model that still finish answers.
+MOST_LEAVING = 1
+
+logger = logging.getLogger("deepextension.gateway")
+
+Event = dict[str, Any]
+
+
+@dataclass(eq=False)
+class Lease:
+    """Somebody who wants an answer. events: what they are told; after "lost" or "refused" there
+    are none."""
+
+    placement: Placement
+    files: Files
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    child: Child | None = None
+    told: Event = field(default_factory=dict)
+
+    def tell(self, **event: Any) -> None:
+        """Once, until something else is to be told."""
+        if event != self.told:
+            self.told = event
+            self.events.put_nowait(event)
+
+    def refuse(self, problem: ServeProblem, phase: str = "refused") -> None:
+        self.tell(phase=phase, message=problem.message, code=problem.code, status=problem.status)
+
+
+class House(Protocol):
+    """What a model server needs of the gateway."""
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def nice(self) -> int: ...
+
+    def device_locks(self) -> list[int]: ...
+
+    async def make_room(self, server: ModelServer, needed_bytes: int) -> str: ...
+
+    def changed(self) -> None: ...
+
+
+class ModelServer:
+    def __init__(self, base_key: str, backend: str, house: House) -> None:
+        self.base_key = base_key
+        self.backend = backend
+        self.house = house
+        self.child: Child | None = None
+        self.coming: Child | None = None
+        self.leaving: set[Child] = set()
+        self.waiting: deque[Lease] = deque()
+        # {key: files} of the adapters asked for, the latest at the end.
+        self.adapters: dict[str, Files] = {}
+        self.deaths: deque[float] = deque(maxlen=DEATHS)
+        self.last_words = ""
+        self.load_seconds: float | None = None
+        self.loading: asyncio.Task[None] | None = None
+        self.used_at = time.monotonic()
+        # Nobody may be answered any more: its model is gone, or the gateway ends.
+        self.closed: ServeProblem | None = None
+
+    # Who wants an answer
+
+    def ask(self, placement: Placement, files: Files) -> Lease:
+        """A place in line. Raises ServeProblem where nobody is answered."""
+        if self.closed is not None:
+            raise self.closed
+        if len(self.waiting) >= MOST_WAITING:
+            raise ServeProblem(
+                "Too many wait for this model. Try again in a minute.", code="busy", status=503
+            )
+
+        self._deaths_check()
+        lease = Lease(placement, files)
+        if files.adapter_key:
+            self.adapters.pop(files.adapter_key, None)
+            self.adapters[files.adapter_key] = files
+            while len(self.adapters) > MOST_ADAPTERS:
+                self.adapters.pop(next(iter(self.adapters)))
+
+        self.waiting.append(lease)
+        self.step()
+        return lease
+
+    def leave(self, lease: Lease) -> None:
+        """It has its answer, or wants none any more."""
+        with suppress(ValueError):
+            self.waiting.remove(lease)
+
+        child = lease.child
+        if child is not None:
+            child.leases.discard(lease)
+            child.used_at = self.used_at = time.monotonic()
+
+        self.step()
+        self.house.changed()
+
+    def has_loaded(self, files: Files) -> bool:
+        return self.child is not None and self.child.order.serves(files)
+
+    def _deaths_check(self) -> None:
+        """Raises ServeProblem where it died too often just now."""
+        now = time.monotonic()
+        if len(self.deaths) == DEATHS and now - self.deaths[0] < DEATH_SECONDS:
+            seconds = round(DEATH_SECONDS - (now - self.deaths[-1]))
+            if seconds > 0:
+                words = f" Its last words: {self.last_words}." if self.last_words else ""
+                raise ServeProblem(
+                    f"The model server ended {DEATHS} times within a minute and is left alone for "
+                    f"{seconds} s.{words}",
+                    code="server_lost",
+                )
+
+            self.deaths.clear()
+
+    # What happens next
+
+    def step(self) -> None:
+        """Grant what can be granted, in order, and see that the rest will be."""
+        if self.closed is not None:
+            self.refuse_waiting(self.closed)
+            return
+
+        position = 0
+        needs_another = False
+        child = self.child
+
+        for lease in list(self.waiting):
+            fits = child is not None and self._fits(child, lease.files)
+            if child is not None and fits and self._is_free(child):
+                self._grant(lease, child)
+                continue
+
+            position += 1
+            if fits:
+                words = "Waiting for other answers" + (
+                    f", place {position}" if position > 1 else ""
+                )
+                lease.tell(phase="waiting", words=words, position=position)
+            else:
+                needs_another = True
+                lease.tell(phase="loading", words=self._loading_words(), position=position)
+
+        self._end_left()
+        if needs_another and self.loading is None:
+            self.loading = asyncio.create_task(self._load())
+
+    def _fits(self, child: Child, files: Files) -> bool:
+        """Whether that child answers for those files, as the device is used now."""
+        order = child.order
+        return order.serves(files) and (order.threads, order.nice) == (
+            self.house.threads,
+            self.house.nice,
+        )
+
+    def _is_free(self, child: Child) -> bool:
+        """Whether it can answer one more; it takes nobody while another one waits for its end."""
+        is_held_back = self.loading is not None and not self._shares_weights
+        return not is_held_back and len(child.leases) < child.order.parallel
+
+    @property
+    def _shares_weights(self) -> bool:
+        from engine.serving.order import LLAMA_CPP
+
+        return self.backend == LLAMA_CPP
+
+    def _loading_words(self) -> str:
+        if self.load_seconds is None:
+            return "Loading the model"
+
+        return f"Loading the model (about {max(1, round(self.load_seconds))} s)"
+
+    def _grant(self, lease: Lease, child: Child) -> None:
+        self.waiting.remove(lease)
+        lease.child = child
+        child.leases.add(lease)
+        child.used_at = self.used_at = time.monotonic()
+        ready = child.ready
+
+        lease.tell(
+            phase="ready",
+            url=ready["url"],
+            key=ready["key"],
+            extras=ready["extras"][lease.placement.adapter_key],
+            context=ready["context"],
+            abilities=ready["abilities"],
+            backend=self.backend,
+            note=lease.files.note,
+        )
+
+    def _end_left(self) -> None:
+        for child in list(self.leaving):
+            if not child.leases:
+                self.leaving.discard(child)
+                _background(child.end())
+
+    # Loading
+
+    async def _load(self) -> None:
+        """Have a child that fits the first in line that none fits."""
+        try:
+            await self._replace()
+        except ServeProblem as problem:
+            self._died(problem.message)
+            self.refuse_waiting(problem, unless_fit=True)
+        except Exception:
+            logger.exception("the model server of %s", self.base_key)
+            words = "The model could not be loaded by a fault of the platform."
+            self.refuse_waiting(ServeProblem(words, code="not_loaded"), unless_fit=True)
+        finally:
+            self.loading = None
+
+        self.step()
+
+    async def _replace(self) -> None:
+        while self._must_wait():
+            await asyncio.sleep(0.05)
+
+        wanted = self._wanted()
+        if wanted is None:
+            return
+
+        order = ChildOrder(
+            files=wanted,
+            adapters=self._adapters_on(wanted),
+            threads=self.house.threads,
+            nice=self.house.nice,
+        )
+        if self.child is not None and not self._shares_weights:
+            await self._end_present()
+
+        while (words := await self.house.make_room(self, _memory_needed(order))) != "":
+            for lease in self.waiting:
+                lease.tell(phase="waiting", words=words, position=1)
+            if not self.waiting:
+                return
+            await asyncio.sleep(0.2)
+
+        locks = self.house.device_locks()
+        child = Child(self.base_key, order, self.child_died)
+        self.coming = child
+        try:
+            await child.start(locks)
+        finally:
+            self.coming = None
+            for lock in locks:
+                os.close(lock)
+
+        self._take_over(child)
+
+    def _must_wait(self) -> bool:
+        if len(self.leaving) >= MOST_LEAVING:
+            return True
+
+        return self.child is not None and bool(self.child.leases) and not self._shares_weights
+
+    def _wanted(self) -> Files | None:
+        """The base that is wanted by the first in line for whom there is no child."""
+        for lease in self.waiting:
+            if self.child is None or not self._fits(self.child, lease.files):
+                return lease.files
+
+        return None
+
+    def _adapters_on(self, wanted: Files) -> dict[str, Files]:
+        """Those asked for lately, as they are on that very base."""
+        return {
+            key: files
+            for key, files in self.adapters.items()
+            if files.base_mark == wanted.base_mark and files.backend == wanted.backend
+        }
+
+    def _take_over(self, child: Child) -> None:
+        if self.child is not None:
+            self.leaving.add(self.child)
+
+        self.child = child
+        self.load_seconds = child.load_seconds
+        logger.info(
+            "%s is served by %s in %.1f s, %d adapters, %s threads",
+            self.base_key,
+            child.order.files.reason or self.backend,
+            child.load_seconds,
+            len(child.order.adapters),
+            child.order.threads or "all",
+        )
+
+        if self.closed is not None:
+            _background(self.end(self.closed))
+
+    # Ending
+
+    def child_died(self, child: Child) -> None:
+        self.leaving.discard(child)
+        if child is self.child:
+            self.child = None
+
+        self._died(child.last_words())
+        problem = ServeProblem(
+            "The model server ended in the middle of the answer. Ask again.", code="server_lost"
+        )
+        _lose(child, problem)
+        try:
+            self._deaths_check()
+        except ServeProblem as too_often:
+            self.refuse_waiting(too_often)
+        else:
+            self.step()
+
+        self.house.changed()
+
+    def _died(self, words: str) -> None:
+        self.deaths.append(time.monotonic())
+        self.last_words = words
+
+    def refuse_waiting(self, problem: ServeProblem, *, unless_fit: bool = False) -> None:
+        for lease in list(self.waiting):
+            if unless_fit and self.child is not None and self._fits(self.child, lease.files):
+                continue
+
+            self.waiting.remove(lease)
+            lease.refuse(problem)
+
+    def forget(self, adapter_key: str, problem: ServeProblem) -> None:
+        """That adapter is answered with no more."""
+        self.adapters.pop(adapter_key, None)
+        for lease in list(self.waiting):
+            if lease.placement.adapter_key == adapter_key:
+                self.waiting.remove(lease)
+                lease.refuse(problem)
+
+        for child in self.children:
+            for lease in child.leases:
+                if lease.placement.adapter_key == adapter_key:
+                    lease.refuse(problem, phase="lost")
+
+    async def _end_present(self) -> None:
+        child, self.child = self.child, None
+        if child is not None:
+            await child.end()
+
+    @property
+    def children(self) -> list[Child]:
+        return [child for child in (self.child, *self.leaving) if child is not None]
+
+    @property
+    def lease_count(self) -> int:
+        return sum(len(child.leases) for child in self.children)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.waiting and not self.lease_count and self.loading is None
+
+    @property
+    def is_shown(self) -> bool:
+        return bool(self.children or self.waiting or self.coming)
+
+    def state(self) -> dict[str, Any]:
+        """For the operator's page, as JSON."""
+        newest = self.child or self.coming
+        order = newest.order if newest is not None else None
+        files = order.files if order is not None else None
+
+        return {
+            "base_key": self.base_key,
+            "backend": self.backend,
+            "reason": files.reason if files is not None else "",
+            "note": files.note if files is not None else "",
+            "phase": "ready" if self.child is not None else "loading",
+            "adapters": list(order.adapters) if order is not None else [],
+            "threads": order.threads if order is not None else 0,
+            "parallel": order.parallel if order is not None else 0,
+            "context": self.child.ready["context"] if self.child is not None else 0,
+            "pids": [child.pid for child in self.children],
+            "memory_bytes": sum(child.memory_bytes for child in self.children),
+            "answering": self.lease_count,
+            "waiting": len(self.waiting),
+            "load_seconds": self.load_seconds,
+            "idle_seconds": time.monotonic() - self.used_at if self.is_idle else 0,
+        }
+
+    async def unload(self) -> None:
+        """End what is loaded, if nobody needs it."""
+        if self.is_idle:
+            await self._end_present()
+
+    async def end(self, problem: ServeProblem) -> None:
+        """End everything now; those who are being answered and those who wait are told why."""
+        self.refuse_waiting(problem)
+        children, self.child = self.children, None
+        self.leaving.clear()
+        if self.loading is not None:
+            self.loading.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await self.loading
+            self.loading = None
+
+        for child in children:
+            _lose(child, problem)
+
+        await asyncio.gather(*(child.end() for child in children))
+
+
+def _lose(child: Child, problem: ServeProblem) -> None:
+    for lease in list(child.leases):
+        lease.refuse(problem, phase="lost")
+
+
+def _memory_needed(order: ChildOrder) -> int:
+    """Bytes that it takes of memory, about: weights, and what it computes with."""
+    from engine.serving.order import LLAMA_CPP
+
+    size = order.files.size_bytes
+    if order.files.backend == LLAMA_CPP:
+        return int(size * 1.1) + 300 * 2**20
+
+    return int(size * 1.3) + 800 * 2**20
+
+
+_tasks: set[asyncio.Task[Any]] = set()
+
+
+def _background(coroutine: Any) -> None:
+    task = asyncio.create_task(coroutine)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)

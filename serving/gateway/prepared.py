@@ -1,0 +1,405 @@
+"""The files that model servers read: of a model folder llama.cpp's own form, of a trained adapter
+that too, made once and kept in HOME/serving/<base key>/.
+
+    base.gguf            the weights, and adapter-<key>.gguf an adapter on them
+    base.json            from which files it was made, and what serves it: a Record
+
+A file whose source has changed (path, size or time of a file) is made again. What llama.cpp cannot
+read, or answers otherwise than the model that was trained, is served by transformers from its own
+folder, and the record says why."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from core.errors import UserError
+from core.programs import ProgramKilled, ProgramProblem, TimeLimitReached, program_run
+from core.store import require_disk
+from serving.gateway.problems import ServeProblem
+from serving.targets import Placement
+
+GGUF = ".gguf"
+# Of a model that is large: what a slow disk takes.
+SECONDS, BYTES_A_SECOND = 900, 1e6
+WEIGHTS_ENDINGS = (".safetensors", GGUF, ".json", ".jinja", ".model")
+# Shares of the whole: written, then compared.
+WRITTEN = 0.6
+DIFFERS = (
+    "llama.cpp's answers differ from the trained model's, so it answers by transformers. {why}"
+)
+UNKNOWN = "llama.cpp does not serve it, so it answers by transformers. {why}"
+
+Tell = Callable[[str, float | None], None]
+
+logger = logging.getLogger("deepextension.gateway")
+
+
+@dataclass(frozen=True)
+class Record:
+    """source: the mark of the files that it was made from. backend: what serves it. note: why it is
+    not llama.cpp, for people. reason: of the choice, for the operator."""
+
+    source: str
+    backend: str
+    note: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a model server is given. base: a folder or a GGUF file, adapter: the same, "" for none.
+    The marks change with the contents. size_bytes: of the weights."""
+
+    backend: str
+    base: str
+    base_mark: str
+    adapter_key: str = ""
+    adapter: str = ""
+    adapter_mark: str = ""
+    note: str = ""
+    reason: str = ""
+    size_bytes: int = 0
+
+
+class Preparation:
+    """One that is under way, and who is told of it."""
+
+    def __init__(self) -> None:
+        self.words = "Preparing the model"
+        self.progress: float | None = None
+        self.listeners: set[Tell] = set()
+        self.task: asyncio.Task[Files]
+
+    def tell(self, words: str, progress: float | None) -> None:
+        self.words, self.progress = words, progress
+        for listener in list(self.listeners):
+            listener(words, progress)
+
+
+class Preparations:
+    """All that are under way, one after the other: each takes a processor and memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: dict[tuple[str, str], Preparation] = {}
+        self.known: dict[tuple[str, str], Files] = {}
+        self.turn = asyncio.Semaphore(1)
+        # Threads that stay: a program ends with the thread that started it.
+        self.threads = ThreadPoolExecutor(2, "prepare")
+        self.lookers = ThreadPoolExecutor(2, "look")
+        self.is_closing = False
+        # Beside a train, programs compute with one thread.
+        self.is_beside_a_train = False
+
+    async def known_files(self, placement: Placement) -> Files | None:
+        """Those of `placement` where all is made and nothing has changed since. Raises
+        ServeProblem where the sources are gone."""
+        marks = await self._look(source_marks, placement)
+        files = self.known.get((placement.base_key, placement.adapter_key))
+        if files is None or (files.base_mark, files.adapter_mark) != marks:
+            return None
+
+        is_there = await self._look(_are_there, files)
+        return files if is_there else None
+
+    async def files(self, placement: Placement, tell: Tell) -> Files:
+        """Those of `placement`, made where they are not there. Raises ServeProblem."""
+        if (files := await self.known_files(placement)) is not None:
+            return files
+
+        key = (placement.base_key, placement.adapter_key)
+        preparation = self.running.get(key)
+        if preparation is None:
+            preparation = self.running[key] = Preparation()
+            preparation.task = asyncio.create_task(self._prepare(placement, preparation))
+            preparation.task.add_done_callback(partial(self._ended, key))
+
+        preparation.listeners.add(tell)
+        try:
+            # It goes on when the one who asked leaves: the next one will want it.
+            return await asyncio.shield(preparation.task)
+        finally:
+            preparation.listeners.discard(tell)
+
+    def _ended(self, key: tuple[str, str], task: asyncio.Task[Files]) -> None:
+        self.running.pop(key, None)
+        # Where nobody waits any more, nobody else would look at it.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("%s cannot be prepared: %s", "/".join(filter(None, key)), error)
+
+    def close(self) -> None:
+        self.is_closing = True
+        for preparation in self.running.values():
+            preparation.task.cancel()
+
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _look(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.lookers, function, *arguments)
+
+    async def _prepare(self, placement: Placement, preparation: Preparation) -> Files:
+        marks = await self._look(source_marks, placement)
+        async with self.turn:
+            loop = asyncio.get_running_loop()
+
+            def tell(words: str, progress: float | None) -> None:
+                loop.call_soon_threadsafe(preparation.tell, words, progress)
+
+            work = partial(self._work, placement, marks, tell)
+            files: Files = await loop.run_in_executor(self.threads, work)
+
+        self.known[placement.base_key, placement.adapter_key] = files
+        return files
+
+    # In a thread
+
+    def _work(self, placement: Placement, marks: tuple[str, str], tell: Tell) -> Files:
+        from engine.serving.order import LLAMA_CPP
+
+        base_mark, adapter_mark = marks
+        folder = self.folder / placement.base_key
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+        record = self._base(placement, base_mark, folder, tell)
+        adapter_record = None
+        if placement.adapter_key:
+            adapter_record = self._adapter(placement, record, marks, folder, tell)
+            record = adapter_record
+
+        is_llama = record.backend == LLAMA_CPP
+        base = _base_file(placement, folder) if is_llama else Path(placement.base_path)
+        adapter = _adapter_file(placement, folder) if is_llama else Path(placement.adapter_path)
+
+        return Files(
+            backend=record.backend,
+            base=str(base),
+            base_mark=base_mark,
+            adapter_key=placement.adapter_key,
+            adapter=str(adapter) if placement.adapter_key else "",
+            adapter_mark=adapter_mark,
+            note=record.note,
+            reason=record.reason,
+            size_bytes=base.stat().st_size if base.is_file() else placement.size_bytes,
+        )
+
+    def _base(self, placement: Placement, mark: str, folder: Path, tell: Tell) -> Record:
+        """What serves the base, its file made."""
+        from engine.serving.backends import backend_choose
+        from engine.serving.order import LLAMA_CPP
+
+        if placement.base_path.endswith(GGUF):
+            return Record(mark, LLAMA_CPP, reason="llama.cpp, since it is a GGUF file")
+
+        path = folder / "base.json"
+        record = record_read(path, mark)
+        target = _base_file(placement, folder)
+        if record is not None and (record.backend != LLAMA_CPP or target.is_file()):
+            return record
+
+        backend, reason = backend_choose(Path(placement.base_path))
+        record = Record(mark, backend, reason=reason)
+        if backend == LLAMA_CPP:
+            arguments = ("base", placement.base_path, str(target))
+            check = (str(target), "--base", placement.base_path)
+            record = self._made(record, placement, target, arguments, check, tell)
+        elif not backend_is_best(backend):
+            record = Record(mark, backend, UNKNOWN.format(why=reason), reason)
+
+        record_write(path, record)
+        return record
+
+    def _adapter(
+        self,
+        placement: Placement,
+        base: Record,
+        marks: tuple[str, str],
+        folder: Path,
+        tell: Tell,
+    ) -> Record:
+        """What serves the adapter on that base, its file made."""
+        from engine.serving.order import LLAMA_CPP
+
+        # Another base has another adapter.
+        mark = hashlib.sha256("\n".join(marks).encode()).hexdigest()
+        if placement.adapter_path.endswith(GGUF):
+            if base.backend != LLAMA_CPP:
+                raise ServeProblem(
+                    f"An adapter as GGUF needs llama.cpp. {base.note}".strip(),
+                    code="cannot_answer",
+                    status=409,
+                )
+
+            return Record(mark, base.backend, base.note, base.reason)
+
+        if base.backend != LLAMA_CPP:
+            return Record(mark, base.backend, base.note, base.reason)
+
+        target = _adapter_file(placement, folder)
+        path = target.with_suffix(".json")
+        record = record_read(path, mark)
+        if record is not None and (record.backend != LLAMA_CPP or target.is_file()):
+            return record
+
+        base_file = str(_base_file(placement, folder))
+        arguments = ("adapter", placement.adapter_path, "--base", placement.base_path, str(target))
+        adapter = ("--adapter", placement.adapter_path, "--gguf-adapter", str(target))
+        check = (base_file, "--base", placement.base_path, *adapter)
+        record = Record(mark, LLAMA_CPP, reason=base.reason)
+        record = self._made(record, placement, target, arguments, check, tell)
+        record_write(path, record)
+
+        return record
+
+    def _made(
+        self,
+        record: Record,
+        placement: Placement,
+        target: Path,
+        arguments: tuple[str, ...],
+        check: tuple[str, ...],
+        tell: Tell,
+    ) -> Record:
+        """The record of a file for llama.cpp that is written and compared; where either fails, of
+        transformers in its place."""
+        from engine.serving.order import TRANSFORMERS
+
+        try:
+            require_disk(placement.size_bytes if arguments[0] == "base" else 0)
+        except UserError as error:
+            raise ServeProblem(error.message, code=error.code, status=error.status) from error
+
+        target.unlink(missing_ok=True)
+        what = "adapter" if arguments[0] == "adapter" else "model"
+        try:
+            self._run("engine.serving.prepare", arguments, placement, f"Preparing the {what}", tell)
+            compare = f"Comparing the {what} with the trained one"
+            done = self._run("engine.serving.check", check, placement, compare, tell, WRITTEN)
+        except (ProgramKilled, TimeLimitReached) as error:
+            raise ServeProblem(str(error), code="not_prepared") from error
+        except ProgramProblem as error:
+            if error.passing or self.is_closing:
+                raise ServeProblem(str(error), code="not_prepared") from error
+
+            target.unlink(missing_ok=True)
+            note = UNKNOWN.format(why=error)
+            return Record(record.source, TRANSFORMERS, note, reason=note)
+
+        if done.get("passed"):
+            return record
+
+        target.unlink(missing_ok=True)
+        failed = [c for c in done.get("checks", []) if not c.get("passed")]
+        why = "; ".join(f"{check.get('name')}: {check.get('detail')}" for check in failed)
+        note = DIFFERS.format(why=why)
+        return Record(record.source, TRANSFORMERS, note, reason=note)
+
+    def _run(
+        self,
+        module: str,
+        arguments: tuple[str, ...],
+        placement: Placement,
+        words: str,
+        tell: Tell,
+        begun: float = 0.0,
+    ) -> dict[str, Any]:
+        """begun: the share that is done before."""
+        share = (1 - WRITTEN) if begun else WRITTEN
+        tell(words, begun)
+
+        return program_run(
+            module,
+            *arguments,
+            seconds=SECONDS + placement.size_bytes / BYTES_A_SECOND,
+            memory_bytes=6 * 2**30 + 5 * placement.size_bytes,
+            too_long="Preparing the model took too long.",
+            work="Preparing the model",
+            environment={"OMP_NUM_THREADS": "1"} if self.is_beside_a_train else None,
+            on_report=lambda news: tell(words, begun + share * float(news.get("progress", 0))),
+            on_tick=self._check_closing,
+        )
+
+    def _check_closing(self) -> None:
+        if self.is_closing:
+            raise ProgramProblem("The gateway ends.", passing=True)
+
+
+def backend_is_best(backend: str) -> bool:
+    """Whether people need no note about that choice."""
+    from engine.serving.order import VLLM
+
+    return backend == VLLM
+
+
+def _base_file(placement: Placement, folder: Path) -> Path:
+    if placement.base_path.endswith(GGUF):
+        return Path(placement.base_path)
+
+    return folder / "base.gguf"
+
+
+def _adapter_file(placement: Placement, folder: Path) -> Path:
+    if placement.adapter_path.endswith(GGUF):
+        return Path(placement.adapter_path)
+
+    return folder / f"adapter-{placement.adapter_key}.gguf"
+
+
+def _are_there(files: Files) -> bool:
+    return all(Path(path).exists() for path in (files.base, files.adapter) if path)
+
+
+def source_marks(placement: Placement) -> tuple[str, str]:
+    """(mark of the base's files, mark of the adapter's, "" for none): they change with path, size
+    or time of any of them. Raises ServeProblem where they are gone."""
+    adapter = _mark(placement.adapter_path) if placement.adapter_path else ""
+    return _mark(placement.base_path), adapter
+
+
+def _mark(path: str) -> str:
+    digest = hashlib.sha256(path.encode())
+    try:
+        source = Path(path)
+        files = [source] if source.is_file() else sorted(source.iterdir())
+        for file in files:
+            if file.name.endswith(WEIGHTS_ENDINGS):
+                status = file.stat()
+                digest.update(f"\0{file.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+    except OSError as error:
+        raise ServeProblem(
+            "The files of this model are gone.", code="cannot_answer", status=409
+        ) from error
+
+    return digest.hexdigest()
+
+
+def record_read(path: Path, source: str) -> Record | None:
+    """The record of what was made from `source`; None for none, and for one of other files."""
+    with suppress(OSError, ValueError, TypeError):
+        record = Record(**json.loads(path.read_text()))
+        if record.source == source:
+            return record
+
+    return None
+
+
+def record_write(path: Path, record: Record) -> None:
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(asdict(record)))
+    unfinished.replace(path)
+
+
+def serving_folder() -> Path:
+    return settings.HOME / "serving"
