@@ -19,12 +19,12 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from core.web.in_thread import in_thread
 from core.web.open_streams import open_stream
 from playground.models import Answer
 from playground.services import answer_end
 from serving.answering import CHAT, AnswerProblem, Data, State, answer_stream
 from serving.targets import Placement
-from training.pages.live_feed import in_thread
 
 logger = logging.getLogger("deepextension.web")
 
