@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -86,11 +86,33 @@ async def answer_stream(
                     yield Data(payload)
 
 
-async def answer(placement: Placement, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The whole answer at once, as the server gives it. Raises AnswerProblem."""
+async def answer(
+    placement: Placement,
+    path: str,
+    body: dict[str, Any],
+    *,
+    on_state: Callable[[State], None] = lambda state: None,
+    background: bool = False,
+) -> dict[str, Any]:
+    """The whole answer at once, as the server gives it. Raises AnswerProblem.
+
+    on_state: gets each State before the answer, "ready" included; what it raises ends this and
+    reaches the caller. background: it has its turn only while nobody else waits.
+    """
     with open_stream():
-        async with _served(placement) as server:
+        async with _served(placement, background=background, on_state=on_state) as server:
             return await server.post(path, body | {"stream": False})
+
+
+async def loaded_context(placement: Placement) -> int:
+    """Tokens of one conversation of the model server that has it loaded now; 0 where none has.
+    Raises AnswerProblem where the gateway is not there."""
+    try:
+        reply = await gateway_post("/loaded", placement.to_json())
+    except GatewayGone as error:
+        raise _gone() from error
+
+    return int(reply.get("context", 0))
 
 
 @dataclass(frozen=True)
@@ -166,23 +188,33 @@ async def warm(placement: Placement) -> None:
 
 
 @asynccontextmanager
-async def _leased(placement: Placement, *, load: bool = True) -> AsyncIterator[Lease]:
+async def _leased(
+    placement: Placement, *, load: bool = True, background: bool = False
+) -> AsyncIterator[Lease]:
     """Raises AnswerProblem where the gateway is not there."""
     try:
-        async with lease(placement, load=load) as leased:
+        async with lease(placement, load=load, background=background) as leased:
             yield leased
     except GatewayGone as error:
         raise _gone() from error
 
 
 @asynccontextmanager
-async def _served(placement: Placement, *, load: bool = True) -> AsyncIterator[Server]:
+async def _served(
+    placement: Placement,
+    *,
+    load: bool = True,
+    background: bool = False,
+    on_state: Callable[[State], None] = lambda state: None,
+) -> AsyncIterator[Server]:
     """The server, once it answers. Raises AnswerProblem."""
-    async with _leased(placement, load=load) as leased:
+    async with _leased(placement, load=load, background=background) as leased:
+        ready: Event = {}
         async with aclosing(_states(leased)) as states:
-            events = [event async for event in states]
+            async for ready in states:
+                on_state(_state(ready))
 
-        yield Server(leased, events[-1])
+        yield Server(leased, ready)
 
 
 async def _states(leased: Lease) -> AsyncGenerator[Event, None]:

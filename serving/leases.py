@@ -103,9 +103,11 @@ class Lease:
 
 
 @asynccontextmanager
-async def lease(placement: Placement, *, load: bool = True) -> AsyncIterator[Lease]:
+async def lease(
+    placement: Placement, *, load: bool = True, background: bool = False
+) -> AsyncIterator[Lease]:
     """One of that placement, given back at the end however that comes. Raises GatewayGone."""
-    url = f"http://gateway/lease?load={int(load)}"
+    url = f"http://gateway/lease?load={int(load)}&background={int(background)}"
     try:
         response = await gateway_session().post(url, json=placement.to_json())
     except (aiohttp.ClientError, OSError) as error:
@@ -118,10 +120,11 @@ async def lease(placement: Placement, *, load: bool = True) -> AsyncIterator[Lea
         response.close()
 
 
-async def gateway_post(path: str, body: dict[str, Any]) -> None:
-    """Raises GatewayGone."""
+async def gateway_post(path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The gateway's reply. Raises GatewayGone."""
     try:
-        async with gateway_session().post(f"http://gateway{path}", json=body):
-            return
+        async with gateway_session().post(f"http://gateway{path}", json=body) as response:
+            reply: dict[str, Any] = await response.json()
+            return reply
     except (aiohttp.ClientError, OSError) as error:
         raise GatewayGone(NOT_THERE) from error

@@ -1,9 +1,11 @@
 """The gateway's door: HTTP on a socket of the file system that nobody but this platform's user may
 open.
 
-    POST /lease?load=1   a Placement; JSON lines, as Gateway.lease has them, until the client leaves
-    POST /warm           a Placement
-    POST /unload         {"base_key"}
+    POST /lease    a Placement; JSON lines, as Gateway.lease has them, until the client leaves
+                   ?load=0 where it is not to be loaded, ?background=1 to let all others pass
+    POST /warm     a Placement
+    POST /loaded   a Placement; {"context"}: tokens, 0 where it is not loaded
+    POST /unload   {"base_key"}
     GET  /state
 """
 
@@ -35,6 +37,7 @@ def app_make() -> web.Application:
         [
             web.post("/lease", _lease),
             web.post("/warm", _warm),
+            web.post("/loaded", _loaded),
             web.post("/unload", _unload),
             web.get("/state", _state),
         ]
@@ -83,10 +86,12 @@ async def _placement(request: web.Request) -> Placement:
 async def _lease(request: web.Request) -> web.StreamResponse:
     placement = await _placement(request)
     load = request.query.get("load", "1") == "1"
+    background = request.query.get("background", "0") == "1"
+    leased = request.app[GATEWAY].lease(placement, load=load, background=background)
     response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
     await response.prepare(request)
 
-    async with aclosing(request.app[GATEWAY].lease(placement, load=load)) as events:
+    async with aclosing(leased) as events:
         async for event in events:
             await response.write(json.dumps(event).encode() + b"\n")
 
@@ -97,6 +102,11 @@ async def _lease(request: web.Request) -> web.StreamResponse:
 async def _warm(request: web.Request) -> web.Response:
     request.app[GATEWAY].warm(await _placement(request))
     return web.json_response({})
+
+
+async def _loaded(request: web.Request) -> web.Response:
+    context = await request.app[GATEWAY].loaded_context(await _placement(request))
+    return web.json_response({"context": context})
 
 
 async def _unload(request: web.Request) -> web.Response:

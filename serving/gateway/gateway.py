@@ -33,6 +33,7 @@ FRESH_SECONDS = 1.5
 GRACE_SECONDS = 20.0
 
 ENDS = ServeProblem("The platform is being stopped. Ask again in a minute.", code="server_lost")
+NOT_LOADED = ServeProblem("This model is not loaded now.", code="not_loaded", status=409)
 
 logger = logging.getLogger("deepextension.gateway")
 
@@ -70,22 +71,22 @@ class Gateway:
     # Leases
 
     async def lease(
-        self, placement: Placement, *, load: bool = True
+        self, placement: Placement, *, load: bool = True, background: bool = False
     ) -> AsyncGenerator[Event, None]:
         """What happens until somebody may ask the model server of `placement`, then "ready", and
         "lost" where that ends before they have left. Closing it gives the lease back.
 
-        load: whether the model is loaded for it."""
+        load: whether the model is loaded for it. background: whether all others pass."""
         try:
             if time.monotonic() - self.facts_at > FRESH_SECONDS:
                 await self._facts_refresh()
 
             self._refusal_check()
-            if not load:
-                await self._loaded_check(placement)
+            if not load and not await self.loaded_context(placement):
+                raise NOT_LOADED
 
             server, lease = None, None
-            async for event in self._prepared(placement):
+            async for event in self._prepared(placement, background):
                 if isinstance(event, dict):
                     yield event
                 else:
@@ -106,7 +107,7 @@ class Gateway:
             server.leave(lease)
 
     async def _prepared(
-        self, placement: Placement
+        self, placement: Placement, background: bool
     ) -> AsyncGenerator[Event | tuple[ModelServer, Lease], None]:
         """Events until the files of `placement` are there, then its server and a place in line.
         Raises ServeProblem."""
@@ -138,16 +139,23 @@ class Gateway:
         if server is None or server.closed is not None:
             server = self.servers[key] = ModelServer(*key, self)
 
-        yield server, server.ask(placement, files)
+        yield server, server.ask(placement, files, background=background)
 
-    async def _loaded_check(self, placement: Placement) -> None:
-        files = await self.preparations.known_files(placement)
+    async def loaded_context(self, placement: Placement) -> int:
+        """Tokens of one conversation of what has it loaded now; 0 where nothing has."""
+        try:
+            files = await self.preparations.known_files(placement)
+        except ServeProblem:
+            return 0
+
+        server = None
         if files is not None:
             server = self.servers.get((placement.base_key, files.backend))
-            if server is not None and server.has_loaded(files):
-                return
+        if server is None or files is None or not server.has_loaded(files):
+            return 0
 
-        raise ServeProblem("This model is not loaded now.", code="not_loaded", status=409)
+        assert server.child is not None
+        return int(server.child.ready["context"])
 
     def _refusal_check(self) -> None:
         if words := self.facts.refusal:

@@ -38,11 +38,12 @@ Event = dict[str, Any]
 
 @dataclass(eq=False)
 class Lease:
-    """Somebody who wants an answer. events: what they are told; after "lost" or "refused" there
-    are none."""
+    """Somebody who wants an answer. background: whether all others pass. events: what they are
+    told; after "lost" or "refused" there are none."""
 
     placement: Placement
     files: Files
+    background: bool = False
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     child: Child | None = None
     told: Event = field(default_factory=dict)
@@ -94,7 +95,7 @@ class ModelServer:
 
     # Who wants an answer
 
-    def ask(self, placement: Placement, files: Files) -> Lease:
+    def ask(self, placement: Placement, files: Files, *, background: bool = False) -> Lease:
         """A place in line. Raises ServeProblem where nobody is answered."""
         if self.closed is not None:
             raise self.closed
@@ -104,7 +105,7 @@ class ModelServer:
             )
 
         self._deaths_check()
-        lease = Lease(placement, files)
+        lease = Lease(placement, files, background)
         if files.adapter_key:
             self.adapters.pop(files.adapter_key, None)
             self.adapters[files.adapter_key] = files
@@ -158,7 +159,7 @@ class ModelServer:
         needs_another = False
         child = self.child
 
-        for lease in list(self.waiting):
+        for lease in sorted(self.waiting, key=lambda lease: lease.background):
             fits = child is not None and self._fits(child, lease.files)
             if child is not None and fits and self._is_free(child):
                 self._grant(lease, child)
