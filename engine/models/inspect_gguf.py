@@ -16,6 +16,8 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,12 +65,14 @@ TOO_MUCH = (
 @dataclass
 class _Header:
     """`position`: of the next byte to be read. `strings`: how many strings in arrays were skipped
-    so far. `numbers`: {key: its integer value}."""
+    so far. `numbers`: {key: its integer value}. `lists`: {key: (type, position, length)} of lists of
+    integers."""
 
     data: mmap.mmap
     position: int = 0
     strings: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
+    lists: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     @property
     def left(self) -> int:
@@ -116,6 +120,25 @@ class _Header:
 def header_check(path: Path) -> None:
     """Raises GgufProblem for a file whose header claims more than the file can hold. Allocates no
     memory for the claims."""
+    with _opened(path):
+        pass
+
+
+def integers_read(path: Path) -> dict[str, list[int]]:
+    """{key: its integers} of all keys that have any; a single one is a list of one. Raises
+    GgufProblem as header_check does."""
+    with _opened(path) as header:
+        found = {key: [number] for key, number in header.numbers.items()}
+        for key, (kind, position, count) in header.lists.items():
+            form = f"<{count}{INTEGERS[kind][-1]}"
+            found[key] = list(struct.unpack_from(form, header.data, position))
+
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Header]:
+    """The header, read and checked, while its file is open."""
     with path.open("rb") as stream:
         if stream.read(4) != MAGIC:
             raise GgufProblem("This is no GGUF file: it does not begin with GGUF.")
@@ -123,6 +146,7 @@ def header_check(path: Path) -> None:
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = _Header(data, position=len(MAGIC))
             _header_read(header)
+            yield header
 
 
 def _header_read(header: _Header) -> None:
@@ -147,16 +171,19 @@ def _key_read(header: _Header) -> None:
     if kind in INTEGERS:
         header.numbers[key] = header.number(INTEGERS[kind])
     elif kind == ARRAY:
-        _array_skip(header)
+        _array_skip(header, key)
     else:
         _value_skip(header, kind)
 
 
-def _array_skip(header: _Header) -> None:
+def _array_skip(header: _Header, key: str) -> None:
     kind = header.number("<I")
     if kind in SIZES:
         size = SIZES[kind]
         count = header.count("values", size, len(header.data))
+        if kind in INTEGERS:
+            header.lists[key] = kind, header.position, count
+
         header.skip(count * size)
         return
 

@@ -10,6 +10,7 @@ API: /v1/chat/completions, /v1/completions, /v1/embeddings, /tokenize, /apply-te
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 LLAMA_CPP = "llama.cpp"
@@ -30,9 +31,9 @@ class Adapter:
 @dataclass(frozen=True)
 class ServeOrder:
     """backend: of BACKENDS. base: the folder of a model, for llama.cpp a GGUF file. context:
-    tokens of one conversation, prompt and answer together; 0 for what the model was trained with.
-    parallel: conversations that are answered at once. threads: of the processor; 0 for as many as
-    the machine has. nice: priority of the process, 19 for the lowest."""
+    tokens of one conversation, prompt and answer together; 0 for what the model was trained with, as
+    far as memory allows. parallel: conversations that are answered at once; others wait. threads:
+    of the processor; 0 for all but one of the machine's. nice: priority of the process, 19 for the lowest."""
 
     backend: str
     base: str
@@ -44,16 +45,26 @@ class ServeOrder:
     embeddings: bool = False
 
 
+def order_read(line: str) -> ServeOrder:
+    """The order that asdict and json made a line of."""
+    stored = json.loads(line)
+    adapters = [Adapter(**adapter) for adapter in stored.pop("adapters", [])]
+    return ServeOrder(**stored, adapters=adapters)
+
+
 @dataclass(frozen=True)
 class Ready:
     """url: of the server, without a path. key: its bearer token. context: tokens of one
     conversation. extras: of each adapter's key, and "" for the base alone, the fields that a
     request must have: {"lora": [{"id": 0, "scale": 1.0}, …]}. abilities: those of "tools",
     "json_schema", "json_object", "logprobs", "n", "min_p", "penalties", "seed", "embeddings" that
-    it has."""
+    it has. most_choices: the largest `n` of a request. marks: ids of the tokens that are marks of
+    a template and no text."""
 
     url: str
     key: str
     context: int
     extras: dict[str, dict[str, object]]
     abilities: list[str]
+    most_choices: int = 1
+    marks: list[int] = field(default_factory=list)
