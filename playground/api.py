@@ -53,7 +53,7 @@ from playground.serializers import (
     WarmSerializer,
 )
 from playground.writing import Asked, written
-from serving.answering import AnswerProblem, prompt_pieces, warm
+from serving.answering import AnswerProblem, loaded_context, prompt_pieces, warm
 from serving.targets import Placement, target_find, targets_choices
 from training.api.events import EventRenderer
 
@@ -370,12 +370,13 @@ async def pieces_answer(
 ) -> JsonResponse:
     try:
         pieces = await prompt_pieces(placement, messages, tools=tools or None, load=load)
+        context = await loaded_context(placement)
     except AnswerProblem as problem:
         status = 409 if problem.code == "not_loaded" else problem.status
         return JsonResponse(error_body(problem.code, problem.message), status=status)
 
     seen = [{"id": piece.id, "text": piece.text, "special": piece.special} for piece in pieces]
-    return JsonResponse({"count": len(seen), "context": 0, "pieces": seen})
+    return JsonResponse({"count": len(seen), "context": context, "pieces": seen})
 
 
 class WarmView(APIView):

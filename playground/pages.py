@@ -36,6 +36,8 @@ from playground.services import (
 from serving.targets import Choice, Served, targets_choices
 
 RECENT = 6
+# Of a new conversation, to be seen and changed: at OpenAI's own 1.0 small models ramble.
+FIRST_SAMPLING = {"temperature": 0.7}
 
 
 def reader_conversations(reader: User) -> Any:
@@ -105,7 +107,7 @@ def pane_new(key: str, targets: Targets) -> dict[str, Any]:
     if isinstance(found, Served):
         titles = {"title": found.title, "base_title": found.base_title}
 
-    return pane_seen({"target": key, "sampling": {}, **titles}, targets)
+    return pane_seen({"target": key, "sampling": FIRST_SAMPLING, **titles}, targets)
 
 
 def chat_page(

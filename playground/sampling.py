@@ -39,12 +39,10 @@ class Setting:
 
 
 SETTINGS = (
-    Setting(
-        "temperature", "Temperature", "0 always takes the likeliest token.", 0, 5, "0.8", "0.05"
-    ),
-    Setting("top_p", "Top p", "Of the tokens that make up this share.", 0, 1, "0.95", "0.01"),
-    Setting("top_k", "Top k", "Of so many likeliest tokens; 0 for all.", 0, 10_000, "40", "1"),
-    Setting("min_p", "Min p", "At least this share of the likeliest.", 0, 1, "0.05", "0.01"),
+    Setting("temperature", "Temperature", "0 always takes the likeliest token.", 0, 5, "1", "0.05"),
+    Setting("top_p", "Top p", "Of the tokens that make up this share.", 0, 1, "1", "0.01"),
+    Setting("top_k", "Top k", "Of so many likeliest tokens; 0 for all.", 0, 10_000, "all", "1"),
+    Setting("min_p", "Min p", "At least this share of the likeliest.", 0, 1, "0", "0.01"),
     Setting(
         "frequency_penalty",
         "Frequency penalty",
