@@ -3,8 +3,8 @@ server the answer. Everything here runs on the event loop and asks no database."
 
 from __future__ import annotations
 
-import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 
 END = b"[DONE]"
+# As any server writes it.
+MODEL_NAME = re.compile(rb'"model":\s*"(?:[^"\\]|\\.)*"')
 LOST = "The model server ended in the middle of the answer. Ask again."
 
 
@@ -78,12 +80,13 @@ async def answer_stream(
                     yield _state(ready)
 
             server = Server(leased, ready)
+            name = ModelName(body.get("model", ""))
             async with (
                 server.asked(path, body | {"stream": True}) as response,
                 aclosing(server.payloads(response)) as payloads,
             ):
                 async for payload in payloads:
-                    yield Data(payload)
+                    yield Data(name.put(payload))
 
 
 async def answer(
@@ -101,7 +104,8 @@ async def answer(
     """
     with open_stream():
         async with _served(placement, background=background, on_state=on_state) as server:
-            return await server.post(path, body | {"stream": False})
+            reply = await server.post(path, body | {"stream": False})
+            return reply | {"model": body.get("model", "")}
 
 
 async def loaded_context(placement: Placement) -> int:
@@ -134,7 +138,7 @@ async def prompt_pieces(
     """The exact tokens of a conversation with the beginning of an answer, as the model reads them.
 
     load: whether the model is loaded for it; else AnswerProblem "not_loaded" where it is not."""
-    async with _served(placement, load=load) as server:
+    async with _served(placement, load=load, marks=True) as server:
         conversation: dict[str, Any] = {"messages": messages, "add_generation_prompt": True}
         if tools:
             conversation["tools"] = tools
@@ -149,31 +153,15 @@ async def prompt_pieces(
                 "with_pieces": True,
             },
         )
+        marks = set(server.ready["marks"])
         tokens = [(int(token["id"]), _text(token["piece"])) for token in told["tokens"]]
-        special = await _special(server, dict(tokens))
 
-        return [Piece(pk, text, pk in special) for pk, text in tokens]
+        return [Piece(number, text, number in marks) for number, text in tokens]
 
 
 def _text(piece: str | list[int]) -> str:
     """Of a token that is a part of a character a server tells the bytes."""
     return piece if isinstance(piece, str) else bytes(piece).decode("utf-8", "replace")
-
-
-async def _special(server: Server, tokens: dict[int, str]) -> set[int]:
-    """Those that are marks: the same letters, read as plain text, are other tokens."""
-    marks = {pk: text for pk, text in tokens.items() if len(text) > 2 and not text[0].isalnum()}
-    asked = [
-        server.post("/tokenize", {"content": text, "add_special": False, "parse_special": False})
-        for text in marks.values()
-    ]
-    answers = await asyncio.gather(*asked)
-
-    return {pk for pk, found in zip(marks, answers, strict=True) if _ids(found["tokens"]) != [pk]}
-
-
-def _ids(tokens: list[Any]) -> list[int]:
-    return [int(token["id"] if isinstance(token, dict) else token) for token in tokens]
 
 
 async def warm(placement: Placement) -> None:
@@ -189,11 +177,11 @@ async def warm(placement: Placement) -> None:
 
 @asynccontextmanager
 async def _leased(
-    placement: Placement, *, load: bool = True, background: bool = False
+    placement: Placement, *, load: bool = True, background: bool = False, marks: bool = False
 ) -> AsyncIterator[Lease]:
     """Raises AnswerProblem where the gateway is not there."""
     try:
-        async with lease(placement, load=load, background=background) as leased:
+        async with lease(placement, load=load, background=background, marks=marks) as leased:
             yield leased
     except GatewayGone as error:
         raise _gone() from error
@@ -205,10 +193,12 @@ async def _served(
     *,
     load: bool = True,
     background: bool = False,
+    marks: bool = False,
     on_state: Callable[[State], None] = lambda state: None,
 ) -> AsyncIterator[Server]:
     """The server, once it answers. Raises AnswerProblem."""
-    async with _leased(placement, load=load, background=background) as leased:
+    leasing = _leased(placement, load=load, background=background, marks=marks)
+    async with leasing as leased:
         ready: Event = {}
         async with aclosing(_states(leased)) as states:
             async for ready in states:
@@ -294,9 +284,6 @@ class Server:
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise await self._lost() from error
 
-            if "model" in self.ready["extras"] and "model" in reply:
-                reply["model"] = body.get("model", "")
-
             return reply
 
     async def payloads(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
@@ -330,6 +317,22 @@ class Server:
             return await self._lost()
 
         return _refused(response.status, _json(content))
+
+
+class ModelName:
+    """Puts the name that the client wrote into chunks that have the server's own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = b'"model":' + json.dumps(name).encode()
+        self.own = b""
+
+    def put(self, payload: bytes) -> bytes:
+        # Nothing is parsed for it: within a text, quotes have a backslash before them.
+        if not self.own:
+            found = MODEL_NAME.search(payload)
+            self.own = found[0] if found is not None else b""
+
+        return payload.replace(self.own, self.name, 1) if self.own else payload
 
 
 async def event_payloads(stream: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:

@@ -104,10 +104,11 @@ class Lease:
 
 @asynccontextmanager
 async def lease(
-    placement: Placement, *, load: bool = True, background: bool = False
+    placement: Placement, *, load: bool = True, background: bool = False, marks: bool = False
 ) -> AsyncIterator[Lease]:
     """One of that placement, given back at the end however that comes. Raises GatewayGone."""
-    url = f"http://gateway/lease?load={int(load)}&background={int(background)}"
+    query = f"load={int(load)}&background={int(background)}&marks={int(marks)}"
+    url = f"http://gateway/lease?{query}"
     try:
         response = await gateway_session().post(url, json=placement.to_json())
     except (aiohttp.ClientError, OSError) as error:

@@ -2,7 +2,8 @@
 open.
 
     POST /lease    a Placement; JSON lines, as Gateway.lease has them, until the client leaves
-                   ?load=0 where it is not to be loaded, ?background=1 to let all others pass
+                   ?load=0 where it is not to be loaded, ?background=1 to let all others pass,
+                   ?marks=1 for the ids of the template's marks
     POST /warm     a Placement
     POST /loaded   a Placement; {"context"}: tokens, 0 where it is not loaded
     POST /unload   {"base_key"}
@@ -11,11 +12,11 @@ open.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -28,9 +29,9 @@ LARGEST_BODY = 1 << 16
 SHUTDOWN_SECONDS = 2.0
 
 
-def app_make() -> web.Application:
+def app_make(gateway: Gateway) -> web.Application:
     app = web.Application(client_max_size=LARGEST_BODY)
-    app[GATEWAY] = Gateway()
+    app[GATEWAY] = gateway
     app.on_startup.append(_start)
     app.on_shutdown.append(_close)
     app.add_routes(
@@ -45,14 +46,17 @@ def app_make() -> web.Application:
     return app
 
 
-async def app_run(socket: Path, stopped: Any) -> None:
-    """Answer until the event `stopped`."""
+async def app_run(gateway: Gateway, socket: Path, stopped: asyncio.Event) -> None:
+    """Answer until `stopped`."""
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # That of a gateway that was killed.
     socket.unlink(missing_ok=True)
     # A client that leaves gives its lease back: its handler is cancelled.
     runner = web.AppRunner(
-        app_make(), handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS, access_log=None
+        app_make(gateway),
+        handler_cancellation=True,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        access_log=None,
     )
     await runner.setup()
     before = os.umask(0o177)
@@ -87,13 +91,16 @@ async def _lease(request: web.Request) -> web.StreamResponse:
     placement = await _placement(request)
     load = request.query.get("load", "1") == "1"
     background = request.query.get("background", "0") == "1"
+    marks = request.query.get("marks", "0") == "1"
     leased = request.app[GATEWAY].lease(placement, load=load, background=background)
     response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
     await response.prepare(request)
 
     async with aclosing(leased) as events:
         async for event in events:
-            await response.write(json.dumps(event).encode() + b"\n")
+            # Thousands of numbers, which few want to know.
+            told = event if marks else {key: event[key] for key in event if key != "marks"}
+            await response.write(json.dumps(told).encode() + b"\n")
 
     await response.write_eof()
     return response

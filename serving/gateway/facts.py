@@ -90,7 +90,7 @@ def _train_waits(kind: str) -> bool:
     return any(runs_on(run, kind) for run in ready().select_related("method")[:20])
 
 
-def answers_tell(facts: Facts, *, is_loaded: bool) -> None:
+def answers_tell(facts: Facts, is_loaded: bool) -> None:
     """Have trains wait while a model is loaded that was asked lately, where answers go first."""
     with suppress(RedisError):
         if is_loaded and facts.rule == Rule.CHAT:

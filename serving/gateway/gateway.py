@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
@@ -39,7 +39,21 @@ logger = logging.getLogger("deepextension.gateway")
 
 
 class Gateway:
-    def __init__(self) -> None:
+    """read_facts, find_gone, tell_answers: those of serving.gateway.facts, which ask the
+    database."""
+
+    def __init__(
+        self,
+        *,
+        read_facts: Callable[[], Facts] = facts_read,
+        find_gone: Callable[[Iterable[str]], dict[str, str]] = keys_gone,
+        tell_answers: Callable[[Facts, bool], None] = answers_tell,
+        clean: Callable[[set[str]], None] = leftovers_remove,
+    ) -> None:
+        self.read_facts = read_facts
+        self.find_gone = find_gone
+        self.tell_answers = tell_answers
+        self.clean = clean
         self.servers: dict[tuple[str, str], ModelServer] = {}
         self.preparations = Preparations(serving_folder())
         self.facts = Facts()
@@ -60,13 +74,11 @@ class Gateway:
 
         self.preparations.close()
         await asyncio.gather(*(server.end(ENDS) for server in self.servers.values()))
-        await self._in_thread(answers_tell, self.facts, is_loaded=False)
+        await self._in_thread(self.tell_answers, self.facts, False)
 
-    async def _in_thread(self, function: Any, *arguments: Any, **options: Any) -> Any:
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self.threads_of_facts, lambda: function(*arguments, **options)
-        )
+        return await loop.run_in_executor(self.threads_of_facts, function, *arguments)
 
     # Leases
 
@@ -264,7 +276,7 @@ class Gateway:
                     await self._end_gone()
                 if now - cleaned_at >= CLEAN_SECONDS:
                     cleaned_at = now
-                    await self._in_thread(leftovers_remove, self._loaded_keys())
+                    await self._in_thread(self.clean, self._loaded_keys())
             except Exception:
                 # Whatever it was: models still answer, and the next round may succeed.
                 logger.exception("house-keeping of the gateway")
@@ -273,7 +285,7 @@ class Gateway:
 
     async def _facts_refresh(self) -> None:
         try:
-            self.facts = await self._in_thread(facts_read)
+            self.facts = await self._in_thread(self.read_facts)
         except Exception as error:
             logger.warning("the database is not available, models answer as before: %s", error)
 
@@ -288,7 +300,7 @@ class Gateway:
         recently = used or [
             server for server in loaded if now - server.used_at < self.facts.idle_seconds
         ]
-        await self._in_thread(answers_tell, self.facts, is_loaded=bool(recently))
+        await self._in_thread(self.tell_answers, self.facts, bool(recently))
 
         if not self.facts.refusal:
             self.refused_since = None
@@ -317,7 +329,7 @@ class Gateway:
 
     async def _end_gone(self) -> None:
         """End what has been archived or deleted."""
-        gone: dict[str, str] = await self._in_thread(keys_gone, self._loaded_keys())
+        gone: dict[str, str] = await self._in_thread(self.find_gone, self._loaded_keys())
         for (base_key, backend), server in list(self.servers.items()):
             if base_key in gone:
                 server.closed = ServeProblem(gone[base_key], code="cannot_answer", status=409)

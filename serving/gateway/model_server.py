@@ -218,6 +218,7 @@ class ModelServer:
             extras=ready["extras"][lease.placement.adapter_key],
             context=ready["context"],
             abilities=ready["abilities"],
+            marks=ready.get("marks", []),
             backend=self.backend,
             note=lease.files.note,
         )

@@ -12,6 +12,7 @@ from core.database_version import newer_database
 from core.folder_lock import folder_lock
 from core.processes import die_with_supervisor
 from serving.gateway.app import app_run
+from serving.gateway.gateway import Gateway
 
 
 class Command(BaseCommand):
@@ -38,4 +39,4 @@ async def _serve() -> None:
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stopped.set)
 
-    await app_run(settings.GATEWAY_SOCKET, stopped)
+    await app_run(Gateway(), settings.GATEWAY_SOCKET, stopped)

@@ -1,0 +1,109 @@
+"""A gateway with a tiny model: real model servers, and facts that a test can set."""
+
+import asyncio
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serving import leases
+from serving.gateway.app import app_run
+from serving.gateway.facts import Facts
+from serving.gateway.gateway import Gateway
+from serving.targets import Placement
+from tests.engine.test_gguf_adapter import adapter_made, sentencepiece_model
+
+
+class House:
+    """A running gateway in a thread, and what it believes of the platform."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.facts = Facts()
+        self.gone: dict[str, str] = {}
+        self.socket = home / "gateway.sock"
+        self.ready: Future[Gateway] = Future()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
+
+    async def serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.stopped = asyncio.Event()
+        gateway = Gateway(
+            read_facts=lambda: self.facts,
+            find_gone=lambda keys: {key: self.gone[key] for key in {*keys} & self.gone.keys()},
+            tell_answers=lambda facts, is_loaded: None,
+            clean=lambda loaded: None,
+        )
+        self.ready.set_result(gateway)
+        await app_run(gateway, self.socket, self.stopped)
+
+    def set(self, **changes: object) -> None:
+        self.facts = replace(self.facts, **changes)
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.ready.result(10)
+
+    def state(self) -> dict:
+        async def ask() -> dict:
+            return self.gateway.state()
+
+        return asyncio.run_coroutine_threadsafe(ask(), self.loop).result(10)
+
+    def run(self, coroutine):
+        """In an event loop of its own, as the web server's is."""
+
+        async def with_end():
+            try:
+                return await coroutine
+            finally:
+                await leases.sessions_close()
+
+        return asyncio.run(with_end())
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.stopped.set)
+        self.thread.join(20)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="deepextension-serving-") as folder:
+        sentencepiece_model(Path(folder) / "tiny", "llama")
+        adapter_made(Path(folder) / "tiny", Path(folder) / "adapter")
+        yield Path(folder)
+
+
+@pytest.fixture
+def house(tiny_folder, settings, tmp_path, monkeypatch) -> Iterator[House]:
+    settings.HOME = tiny_folder / "home"
+    settings.HOME.mkdir(exist_ok=True)
+    running = House(Path(tempfile.mkdtemp(prefix="gw-")))
+    settings.GATEWAY_SOCKET = running.socket
+    running.thread.start()
+    while not running.socket.exists():
+        assert running.thread.is_alive()
+    yield running
+    running.close()
+    shutil.rmtree(running.home, ignore_errors=True)
+
+
+@pytest.fixture
+def base(tiny_folder) -> Placement:
+    return Placement("model-1", str(tiny_folder / "tiny"), size_bytes=1_000_000)
+
+
+@pytest.fixture
+def tuned(tiny_folder) -> Placement:
+    return Placement(
+        "model-1",
+        str(tiny_folder / "tiny"),
+        "train-1",
+        str(tiny_folder / "adapter"),
+        size_bytes=1_000_000,
+    )
