@@ -38,8 +38,8 @@
   const seconds = (value) => (value < 10 ? `${value.toFixed(1)} s` : DX.format.duration(value));
 
   function ending(answer) {
-    if (answer.state === "stopped") return "Stopped.";
-    if (answer.finish_reason === "length") return "Cut at the longest answer.";
+    if (answer.state === "stopped") return "Stopped";
+    if (answer.finish_reason === "length") return "Cut at the longest answer";
     return "";
   }
 
@@ -143,10 +143,10 @@
         parts.push(answer.error || "There is no answer.");
       } else if (answer.state === "writing" || this.said) {
         parts.push(this.said || (answer.text ? "" : "Waiting for the first word"));
-      } else if (answer.state === "waiting") parts.push("Not asked yet.");
+      } else if (answer.state === "waiting") parts.push("Not asked yet");
       else parts.push(ending(answer), figures(answer));
       if (this.turn.verdict && this.turn.blind) parts.push(voted(this.turn, answer.place));
-      if (answer.correction) parts.push("Corrected.");
+      if (answer.correction) parts.push("Corrected");
       const text = parts.filter(Boolean).join(" · ");
       this.status.hidden = !text;
       DX.live(this.status, text);
