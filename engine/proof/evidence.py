@@ -56,9 +56,14 @@ def is_scorer(folder: Path) -> bool:
 
 @torch.no_grad()
 def evidence_collect(
-    model: Any, questions: list[Question], stops: set[int], *, scores: bool
+    model: Any,
+    questions: list[Question],
+    stops: set[int],
+    *,
+    scores: bool,
+    answer_tokens: int = ANSWER_TOKENS,
 ) -> Evidence:
-    """`stops`: the tokens at which an answer ends."""
+    """`stops`: the tokens at which an answer ends. `answer_tokens`: of the longest answer."""
     model.eval()
     evidence = Evidence()
 
@@ -68,7 +73,7 @@ def evidence_collect(
             evidence.scores.append(float(model(input_ids=ids).logits[0, 0]))
             continue
 
-        answer = _answer(model, question.prompt, stops)
+        answer = _answer(model, question.prompt, stops, answer_tokens)
         evidence.answers.append(answer)
         evidence.ended.append(bool(answer) and answer[-1] in stops)
 
@@ -119,12 +124,12 @@ def predict(model: Any, question: Question) -> Prediction:
     return Prediction(int(predictions[0].argmax()), chosen[:, 0].tolist())
 
 
-def _answer(model: Any, prompt: list[int], stops: set[int]) -> list[int]:
+def _answer(model: Any, prompt: list[int], stops: set[int], tokens: int) -> list[int]:
     with greedy(model):
         (answer,) = answers_generate(
             model,
             [prompt],
-            max_new_tokens=ANSWER_TOKENS,
+            max_new_tokens=tokens,
             do_sample=False,
             eos_token_id=sorted(stops) or None,
         )

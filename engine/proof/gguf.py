@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,68 +68,104 @@ def _prove(
     request: ProofRequest, file: Path, adapter: Path | None, on_progress: OnProgress
 ) -> list[Check]:
     """adapter: a GGUF adapter on `file`, None where `file` is the whole model."""
-    reference = _shortened(request.reference)
-    if reference.scores:
-        raise Refused("A reward model scores texts and writes none: a GGUF file cannot be it.")
-
     tokenizer = AutoTokenizer.from_pretrained(
         request.model, local_files_only=True, trust_remote_code=False
     )
+    served = ServedFile(file, adapter, tokenizer)
+
+    def model_of(reader: GGUFReader) -> Any:
+        return _rounded_model(request, reader, with_adapter=adapter is not None)
+
+    return file_prove(served, request.reference, model_of, on_progress)
+
+
+@dataclass(frozen=True)
+class ServedFile:
+    """adapter: a GGUF adapter on `file`, None where `file` is the whole model. tokenizer: the
+    trained model's. answer_tokens, reference_tokens: the longest answers and reference answers that
+    are compared."""
+
+    file: Path
+    adapter: Path | None
+    tokenizer: Any
+    answer_tokens: int = ANSWER_TOKENS
+    reference_tokens: int = REFERENCE_TOKENS
+
+
+def file_prove(
+    served: ServedFile,
+    reference: Reference,
+    model_of: Callable[[GGUFReader], Any],
+    on_progress: OnProgress,
+) -> list[Check]:
+    """llama.cpp's answers against what the trained model answered. model_of: makes the model in
+    transformers, rounded as the file is. Raises Refused where nothing can be compared."""
+    reference = _shortened(reference, served)
+    if reference.scores:
+        raise Refused("A reward model scores texts and writes none: a GGUF file cannot be it.")
+
+    tokenizer = served.tokenizer
     on_progress(0.25)
 
     try:
-        found = llama_ask(_llama_questions(reference, tokenizer, file, adapter))
+        found = llama_ask(_llama_questions(reference, served))
     except FileRefused as error:
         return [Check("Loads in llama.cpp", False, f"llama.cpp refuses it: {error}")]
 
     on_progress(0.6)
-    reader = GGUFReader(file)
+    reader = GGUFReader(served.file)
     checks = [
-        _loading_check(reader, adapter),
+        _loading_check(reader, served.adapter),
         _tokens_check(found, tokenizer),
         _template_check(found, tokenizer),
         _ends_check(found, reference, tokenizer),
     ]
 
-    model = _rounded_model(request, reader, with_adapter=adapter is not None)
+    model = model_of(reader)
     on_progress(0.8)
-    checks += _answers_checks(found, reference, model, is_plain=_is_plain(reader))
+    checks += _answers_checks(found, reference, model, served, is_plain=_is_plain(reader))
     on_progress(1.0)
 
     return checks
 
 
-def _shortened(reference: Reference) -> Reference:
+def _shortened(reference: Reference, served: ServedFile) -> Reference:
     """The same, with answers and reference answers of few enough tokens."""
     trained = reference.trained
+    longest = served.reference_tokens
     return replace(
         reference,
         questions=[
-            Question(question.prompt, question.reference[:REFERENCE_TOKENS])
+            Question(question.prompt, question.reference[:longest])
             for question in reference.questions
         ],
-        trained=Evidence(
-            answers=[answer[:ANSWER_TOKENS] for answer in trained.answers],
-            ended=[
-                ended and len(answer) <= ANSWER_TOKENS
-                for answer, ended in zip(trained.answers, trained.ended, strict=True)
-            ],
-            log_probs=[row[:REFERENCE_TOKENS] for row in trained.log_probs],
-            scores=trained.scores,
+        trained=replace(
+            _cut(trained, served.answer_tokens),
+            log_probs=[row[:longest] for row in trained.log_probs],
         ),
     )
 
 
-def _llama_questions(
-    reference: Reference, tokenizer: Any, file: Path, adapter: Path | None
-) -> LlamaQuestions:
+def _cut(evidence: Evidence, tokens: int) -> Evidence:
+    """With answers of `tokens` at most, which have not ended where that cuts them."""
+    return replace(
+        evidence,
+        answers=[answer[:tokens] for answer in evidence.answers],
+        ended=[
+            ended and len(answer) <= tokens
+            for answer, ended in zip(evidence.answers, evidence.ended, strict=True)
+        ],
+    )
+
+
+def _llama_questions(reference: Reference, served: ServedFile) -> LlamaQuestions:
     return LlamaQuestions(
-        file=str(file),
-        adapter=str(adapter or ""),
-        texts=[probe_text(tokenizer)],
-        conversations=list(CONVERSATIONS) if tokenizer.chat_template else [],
+        file=str(served.file),
+        adapter=str(served.adapter or ""),
+        texts=[probe_text(served.tokenizer)],
+        conversations=list(CONVERSATIONS) if served.tokenizer.chat_template else [],
         prompts=[question.prompt for question in reference.questions],
-        new_tokens=ANSWER_TOKENS,
+        new_tokens=served.answer_tokens,
         references=[question.reference for question in reference.questions],
         ends=sorted(reference.stops),
     )
@@ -217,13 +253,13 @@ def _rounded_model(request: ProofRequest, reader: GGUFReader, *, with_adapter: b
 
 
 def _answers_checks(
-    found: LlamaAnswers, reference: Reference, model: Any, *, is_plain: bool
+    found: LlamaAnswers, reference: Reference, model: Any, served: ServedFile, *, is_plain: bool
 ) -> list[Check]:
     """model: rounded as the file is."""
     trained = reference.trained
     stored = Evidence(found.answers, found.ended)
     predictions = [predict(model, question) for question in reference.questions]
-    rounded = _rounded_evidence(stored, reference, model, is_plain)
+    rounded = _rounded_evidence(stored, reference, model, served, is_plain)
     kind, whose = reference.kind, reference.whose
     by_chance = len(trained.answers) // CHANCE
 
@@ -266,6 +302,7 @@ def _rounded_evidence(
     stored: Evidence,
     reference: Reference,
     model: Any,
+    served: ServedFile,
     is_plain: bool,
 ) -> Evidence:
     """What the rounded model answers. It writes answers of its own only where the file's differ
@@ -278,11 +315,4 @@ def _rounded_evidence(
 
     asked = [Question(question.prompt, []) for question in reference.questions]
     answered = evidence_collect(model, asked, reference.stops, scores=False)
-    return replace(
-        answered,
-        answers=[answer[:ANSWER_TOKENS] for answer in answered.answers],
-        ended=[
-            ended and len(answer) <= ANSWER_TOKENS
-            for answer, ended in zip(answered.answers, answered.ended, strict=True)
-        ],
-    )
+    return _cut(answered, served.answer_tokens)

@@ -122,6 +122,7 @@ def _params(order: ServeOrder, cache: Cache, key: str) -> Any:
     params.n_ctx = cache.pool
     params.n_parallel = order.parallel
     params.kv_unified = True
+    params.kv_unified_per_slot = cache.context
     params.fit_params = False
     params.n_gpu_layers = 0
 
