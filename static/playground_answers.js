@@ -142,7 +142,7 @@
         this.status.className = "small answer-status bad";
         parts.push(answer.error || "There is no answer.");
       } else if (answer.state === "writing" || this.said) {
-        parts.push(this.said || (answer.text ? "" : "Waiting for the first word"));
+        parts.push(this.said || (answer.text ? "" : "Waiting for the model"));
       } else if (answer.state === "waiting") parts.push("Not asked yet");
       else parts.push(ending(answer), figures(answer));
       if (this.turn.verdict && this.turn.blind) parts.push(voted(this.turn, answer.place));
