@@ -23,6 +23,16 @@ EMBEDDINGS = "/v1/embeddings"
 END = b"[DONE]"
 # As any server writes it.
 MODEL_NAME = re.compile(rb'"model":\s*"(?:[^"\\]|\\.)*"')
+# What a request may say. Model servers know more words, by which a client could choose another
+# adapter or slot.
+_WORDS = """
+    model messages prompt stream stream_options max_tokens max_completion_tokens temperature top_p
+    top_k min_p typical_p presence_penalty frequency_penalty repeat_penalty repetition_penalty stop
+    seed n logprobs top_logprobs logit_bias tools tool_choice parallel_tool_calls response_format
+    json_schema echo suffix user input encoding_format dimensions add_generation_prompt
+    chat_template_kwargs reasoning_effort content add_special parse_special with_pieces
+"""
+FIELDS = frozenset(_WORDS.split())
 LOST = "The model server ended in the middle of the answer. Ask again."
 
 
@@ -31,8 +41,8 @@ class State:
     """What happens before the first word. phase: "waiting", "preparing", "loading" or "ready".
     words: for people: "Loading the model (about 4 s)". progress: 0 to 1, None where nobody knows.
     backend: what answers, from "ready" on. note: what people should know of it, such as why
-    llama.cpp does not serve this model. context: tokens of one conversation. abilities: see
-    engine.serving.order.Ready."""
+    llama.cpp does not serve this model. context: tokens of one conversation. abilities,
+    most_choices: see engine.serving.order.Ready."""
 
     phase: str
     words: str
@@ -41,6 +51,7 @@ class State:
     note: str = ""
     context: int = 0
     abilities: tuple[str, ...] = ()
+    most_choices: int = 1
 
 
 @dataclass(frozen=True)
@@ -231,6 +242,7 @@ def _state(event: Event) -> State:
         note=event.get("note", ""),
         context=event.get("context", 0),
         abilities=tuple(event.get("abilities", ())),
+        most_choices=event.get("most_choices", 1),
     )
 
 
@@ -253,7 +265,8 @@ class Server:
     async def asked(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
         """Its response with status 200, closed at the end. Raises AnswerProblem."""
         try:
-            response = await self._send(path, body | self.ready["extras"])
+            known = {name: value for name, value in body.items() if name in FIELDS}
+            response = await self._send(path, known | self.ready["extras"])
         except (aiohttp.ClientError, OSError) as error:
             raise await self._lost() from error
 

@@ -44,6 +44,8 @@ HEAVY = frozenset(
         "engine.programs.token_rows",
         "engine.proof",
         "engine.proof.exported",
+        "engine.serving.check",
+        "engine.serving.prepare",
     }
 )
 FOR_READING = (

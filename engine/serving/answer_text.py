@@ -74,13 +74,13 @@ class AnswerText:
             text, self.held = self.held[: min(found)], ""
             return text
 
-        kept = max((_overlap(self.held, stop) for stop in self.stops), default=0)
+        kept = max((overlap(self.held, stop) for stop in self.stops), default=0)
         text = self.held[: len(self.held) - kept]
         self.held = self.held[len(text) :]
         return text
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many characters at the end of `text` may be the beginning of `stop`."""
     most = min(len(text), len(stop) - 1)
     return next((count for count in range(most, 0, -1) if text.endswith(stop[:count])), 0)

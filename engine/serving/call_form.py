@@ -15,8 +15,9 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from engine.chat.template import ChatTemplate
+from engine.chat.template import ChatTemplate, Message
 from engine.chat.tool_turns import ToolTurns, tool_described
+from engine.serving.answer_text import overlap
 
 NAME, KEY, VALUE, ASKED = "find_zqx_place", "zqx_town", "Zqxoslo", "Zqxquestion"
 NAME_KEYS = ("name", "function")
@@ -66,6 +67,13 @@ class CallForm:
         stripped = text.lstrip()
         return len(text) - len(stripped) if stripped[:1] in ("{", "[") else -1
 
+    def beginning(self, text: str) -> int:
+        """How many characters at the end of `text` may be the beginning of a call."""
+        if not self.opening:
+            return len(text) if not text.strip() else 0
+
+        return overlap(text, self.opening)
+
     def _calls(self, text: str) -> list[Call]:
         parts = text.split(self.opening)[1:] if self.opening else [text]
         calls: list[Call] = []
@@ -88,7 +96,7 @@ def call_form_learn(template: ChatTemplate) -> CallForm | None:
     """None for a template that has no place for calls, or whose form is another one."""
     turns = ToolTurns(template)
     call = {"type": "function", "function": {"name": NAME, "arguments": {KEY: VALUE}}}
-    messages = [
+    messages: list[Message] = [
         {"role": "user", "content": ASKED},
         {"role": "assistant", "content": "", "tool_calls": [call]},
     ]

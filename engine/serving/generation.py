@@ -99,7 +99,8 @@ class Writing:
         )
         outputs = self.model(**inputs, return_dict=True)
         self.state = self.model._update_model_kwargs_for_generation(outputs, state)
-        return outputs.logits[0, -1].float()
+        logits: torch.Tensor = outputs.logits[0, -1].float()
+        return logits
 
     def _write(self, logits: torch.Tensor) -> bool:
         token = self.sampler.choose(logits)

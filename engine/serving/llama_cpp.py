@@ -35,6 +35,10 @@ ABILITIES = ("json_schema", "json_object", "logprobs", "n", "min_p", "penalties"
 TOOL_CAPABILITIES = ("supports_tools", "supports_tool_calls")
 
 
+# A server ends with the last reference to it.
+_kept: list[Any] = []
+
+
 @dataclass(frozen=True)
 class Cache:
     """context: tokens of one conversation. pool: tokens of all together, at least as many."""
@@ -53,6 +57,7 @@ def start(order: ServeOrder) -> Ready:
     cache = cache_plan(order, facts, int(machine_memory() * CACHE_SHARE))
     key = secrets.token_hex(16)
     server = xllamacpp.Server(_params(order, cache, key))
+    _kept.append(server)
     url = str(server.listening_address)
     _memory_limit()
 

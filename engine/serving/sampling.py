@@ -48,10 +48,8 @@ class Sampler:
     def choose(self, logits: torch.Tensor) -> int:
         """logits: (vocabulary,) in fp32, of which a copy is changed."""
         logits = self._penalised(logits.clone())
-        if self.sampling.temperature <= 0:
-            token = int(logits.argmax())
-        else:
-            token = self._drawn(logits)
+        is_greedy = self.sampling.temperature <= 0
+        token = int(logits.argmax()) if is_greedy else self._drawn(logits)
 
         self.known.add(token)
         self.written[token] += 1

@@ -229,6 +229,12 @@ class Child:
                 process.kill()
             await process.wait()
 
+        # Its pipes are closed when their end has been read.
+        if process.stdout is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await process.stdout.read()
+
     @property
     def memory_bytes(self) -> int:
         """What it takes of memory, mapped files included."""

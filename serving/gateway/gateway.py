@@ -18,9 +18,9 @@ from core.memory import memory_available
 from jobs.devices.sharing import shared_sides
 from serving.gateway.facts import Facts, answers_tell, facts_read, keys_gone
 from serving.gateway.leftovers import leftovers_remove, mark_used
-from serving.gateway.model_server import Event, Lease, ModelServer
+from serving.gateway.model_server import Event, Lease, ModelServer, background_end
 from serving.gateway.prepared import Preparations, serving_folder
-from serving.gateway.problems import ServeProblem
+from serving.gateway.problems import FAULT, ServeProblem
 from serving.targets import Placement
 
 TICK_SECONDS = 1.0
@@ -74,6 +74,7 @@ class Gateway:
 
         self.preparations.close()
         await asyncio.gather(*(server.end(ENDS) for server in self.servers.values()))
+        await background_end()
         await self._in_thread(self.tell_answers, self.facts, False)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -105,6 +106,10 @@ class Gateway:
                     server, lease = event
         except ServeProblem as problem:
             yield _refused(problem)
+            return
+        except Exception:
+            logger.exception("a lease of %s", placement.base_key)
+            yield _refused(FAULT)
             return
 
         assert server is not None

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from serving.gateway.child import Child, ChildOrder
 from serving.gateway.prepared import Files
-from serving.gateway.problems import ServeProblem
+from serving.gateway.problems import FAULT, ServeProblem
 from serving.targets import Placement
 
 # Adapters that one child has at most; the least recently asked one is left out.
@@ -218,6 +218,7 @@ class ModelServer:
             extras=ready["extras"][lease.placement.adapter_key],
             context=ready["context"],
             abilities=ready["abilities"],
+            most_choices=ready.get("most_choices", 1),
             marks=ready.get("marks", []),
             backend=self.backend,
             note=lease.files.note,
@@ -240,8 +241,7 @@ class ModelServer:
             self.refuse_waiting(problem, unless_fit=True)
         except Exception:
             logger.exception("the model server of %s", self.base_key)
-            words = "The model could not be loaded by a fault of the platform."
-            self.refuse_waiting(ServeProblem(words, code="not_loaded"), unless_fit=True)
+            self.refuse_waiting(FAULT, unless_fit=True)
         finally:
             self.loading = None
 
@@ -459,3 +459,8 @@ def _background(coroutine: Any) -> None:
     task = asyncio.create_task(coroutine)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
+
+
+async def background_end() -> None:
+    """Wait for the children that are being ended."""
+    await asyncio.gather(*_tasks, return_exceptions=True)

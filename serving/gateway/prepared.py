@@ -216,7 +216,7 @@ class Preparations:
             check = (str(target), "--base", placement.base_path)
             record = self._made(record, placement, target, arguments, check, tell)
         elif not backend_is_best(backend):
-            record = Record(mark, backend, UNKNOWN.format(why=reason), reason)
+            record = Record(mark, backend, f"Answered by {reason}.", reason)
 
         record_write(path, record)
         return record

@@ -11,3 +11,8 @@ class ServeProblem(Exception):
         self.message = message
         self.code = code
         self.status = status
+
+
+FAULT = ServeProblem(
+    "The model could not be loaded by a fault of the platform.", code="not_loaded", status=500
+)

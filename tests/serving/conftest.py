@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from serving import leases
+from serving.gateway import gateway
 from serving.gateway.app import app_run
 from serving.gateway.facts import Facts
 from serving.gateway.gateway import Gateway
@@ -58,29 +59,36 @@ class House:
     def run(self, coroutine):
         """In an event loop of its own, as the web server's is."""
 
-        async def with_end():
-            try:
-                return await coroutine
-            finally:
-                await leases.sessions_close()
-
-        return asyncio.run(with_end())
+        return asyncio.run(closing(coroutine))
 
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self.stopped.set)
         self.thread.join(20)
 
 
+async def closing(coroutine):
+    try:
+        return await coroutine
+    finally:
+        await leases.sessions_close()
+
+
 @pytest.fixture(scope="session")
 def tiny_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="deepextension-serving-") as folder:
-        sentencepiece_model(Path(folder) / "tiny", "llama")
+        sentencepiece_model(Path(folder) / "tiny", "gemma2", query_pre_attn_scalar=8)
         adapter_made(Path(folder) / "tiny", Path(folder) / "adapter")
         yield Path(folder)
 
 
 @pytest.fixture
-def house(tiny_folder, settings, tmp_path, monkeypatch) -> Iterator[House]:
+def house(tiny_folder, settings, warm, warm_programs, monkeypatch) -> Iterator[House]:
+    monkeypatch.setattr(gateway, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(gateway, "LOOK_SECONDS", 0.1)
+    if warm.control is None:
+        # Here: it would end with the gateway's thread.
+        warm.start()
+
     settings.HOME = tiny_folder / "home"
     settings.HOME.mkdir(exist_ok=True)
     running = House(Path(tempfile.mkdtemp(prefix="gw-")))
@@ -107,3 +115,12 @@ def tuned(tiny_folder) -> Placement:
         str(tiny_folder / "adapter"),
         size_bytes=1_000_000,
     )
+
+
+@pytest.fixture
+def other(tiny_folder) -> Placement:
+    """Another model."""
+    folder = tiny_folder / "other"
+    if not folder.is_dir():
+        shutil.copytree(tiny_folder / "tiny", folder)
+    return Placement("model-2", str(folder), size_bytes=1_000_000)
