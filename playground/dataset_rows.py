@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.text import counted
 from playground.models import Feedback, FeedbackDataset
 
 Form = FeedbackDataset.Form
@@ -24,12 +25,22 @@ MADE_OF = {
 
 @dataclass
 class Rows:
-    """rows: as the format has them. left_out: why others are none, with how many. trained: of each
-    model that gave the better answers, how many."""
+    """rows: as the format has them. left_out: what is none, in the singular, with how many. models:
+    of each that gave the better answers, how many."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def left_out_texts(self) -> list[str]:
+        """ "3 votes for neither", and so on."""
+        texts = []
+        for reason, count in self.left_out.items():
+            noun, _, rest = reason.partition(" ")
+            texts.append(f"{counted(count, noun)} {rest}")
+
+        return texts
 
 
 def rows_of(form: str, feedback: Iterable[Feedback]) -> Rows:
@@ -47,7 +58,7 @@ def rows_of(form: str, feedback: Iterable[Feedback]) -> Rows:
     for item in sorted(feedback, key=lambda item: item.pk):
         for row in maker(item, corrected, made.left_out):
             if repr(row) in seen:
-                made.left_out["said twice"] += 1
+                made.left_out["judgement that was given twice"] += 1
                 continue
 
             seen.add(repr(row))
@@ -59,9 +70,9 @@ def rows_of(form: str, feedback: Iterable[Feedback]) -> Rows:
 
 def _pair(item: Feedback, corrected: set[Any], left_out: Counter[str]) -> Iterator[dict[str, Any]]:
     if item.kind == Kind.VOTE and item.verdict != Verdict.BETTER:
-        left_out["votes for neither"] += 1
+        left_out["vote for neither"] += 1
     elif item.kind == Kind.VOTE and not item.same_prompt:
-        left_out["votes between answers to different conversations"] += 1
+        left_out["vote between answers to different conversations"] += 1
     elif item.kind in (Kind.VOTE, Kind.CORRECTION):
         pair = {
             "prompt": item.prompt,
@@ -69,7 +80,7 @@ def _pair(item: Feedback, corrected: set[Any], left_out: Counter[str]) -> Iterat
             "rejected": [_answer(item.rejected)],
         }
         if item.chosen.strip() == item.rejected.strip():
-            left_out["votes between equal answers"] += 1
+            left_out["vote between equal answers"] += 1
         else:
             yield _with_tools(pair, item)
 
@@ -89,7 +100,7 @@ def _example(
         return
 
     if item.kind == Kind.THUMB and (item.turn_id, item.place) in corrected:
-        left_out["thumbs on answers that are corrected"] += 1
+        left_out["thumb on an answer that is corrected"] += 1
         return
 
     yield _with_tools({"messages": [*item.prompt, _answer(item.chosen)]}, item)

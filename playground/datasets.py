@@ -54,14 +54,9 @@ def offers_of(person: User, conversation: Conversation | None = None) -> list[Of
     for form in Form:
         made = rows_of(form, feedback)
         newest = newest_of(person, form, conversation)
-        offers.append(Offer(form, len(made.rows), left_out_of(made), newest))
+        offers.append(Offer(form, len(made.rows), made.left_out_texts, newest))
 
     return offers
-
-
-def left_out_of(made: Rows) -> list[str]:
-    """ "3 votes for neither", and so on."""
-    return [f"{count:,} {reason}" for reason, count in made.left_out.items()]
 
 
 def newest_of(person: User, form: str, conversation: Conversation | None) -> Dataset | None:
@@ -137,9 +132,9 @@ def _name_of(form: str, conversation: Conversation | None) -> str:
 def _description(made: Rows, conversation: Conversation | None) -> str:
     where = f"in “{conversation.name}”" if conversation is not None else "in the playground"
     text = f"Made of {counted(len(made.rows), 'judgement')} {where}."
-    left_out = left_out_of(made)
+    left_out = ", ".join(made.left_out_texts)
 
-    return f"{text} Left out: {', '.join(left_out)}." if left_out else text
+    return f"{text} Left out: {left_out}." if left_out else text
 
 
 # The next train

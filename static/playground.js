@@ -9,6 +9,8 @@
   const { make, icon } = DX;
   const ASK_AGAIN = 1000; // milliseconds, for answers that another page is writing
   const LONGEST_WAIT = 120; // times
+  // Which answer both models are told after a blind vote, as playground.messages has it.
+  const GOES_ON_FROM = { left: 0, right: 1, tie: 0 };
 
   const play = {
     api: data.api,
@@ -38,7 +40,11 @@
       if (system.trim()) messages.push({ role: "system", content: system });
       for (const { value } of this.turns) {
         const answer = value.blind
-          ? value.answers.find((one) => one.target === panes[pane]?.target)
+          ? value.answers.find((one) =>
+              value.verdict
+                ? one.place === GOES_ON_FROM[value.verdict]
+                : one.target === panes[pane]?.target,
+            )
           : value.answers[pane];
         if (answer?.text)
           messages.push(
@@ -146,7 +152,7 @@
     },
 
     hear(cell, pane, state) {
-      cell.say(state.phase === "ready" ? "" : state.words);
+      cell.say(state.phase === "ready" ? "Reading the prompt" : state.words);
       if (state.phase !== "ready" || !pane || cell.turn.blind) return;
       if (state.context) this.contexts.set(pane.target, state.context);
       settings?.learn(pane.title, state.abilities);
@@ -251,7 +257,8 @@
     const notes = [];
     if (pane.live) notes.push("Still training: this is its newest checkpoint.");
     if (pane.problem) notes.push(pane.problem);
-    if (blind) notes.push("Shuffled for each prompt.");
+    if (blind)
+      notes.push("Shuffled for each prompt. After a vote both go on from the better answer.");
     else if (pane.backend) notes.push(pane.backend);
     const element = make("div", { className: "pane-head" });
     element.append(make("div", { className: "pane-line" }, ...parts));

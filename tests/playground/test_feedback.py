@@ -13,6 +13,7 @@ from engine.rows.formats import FORMATS
 from playground.dataset_rows import METHODS, rows_of
 from playground.datasets import dataset_make, next_train
 from playground.feedback import FEWEST_VOTES, correction, feedback_of, tallies, thumb, vote
+from playground.messages import messages_of
 from playground.models import Answer, Feedback, FeedbackDataset
 from playground.seen import turn_seen
 from tests.playground.conftest import answer_of, ask, fresh
@@ -155,13 +156,32 @@ def test_every_form_has_the_rows_of_its_feedback(judged, alice):
     assert rows["sft"][0]["messages"][0] == {"role": "system", "content": "Be short."}
 
 
-def test_a_vote_between_answers_to_different_conversations_is_no_pair(make_conversation, alice):
+@pytest.mark.parametrize(("verdict", "goes_on"), [("better", "b"), ("tie", ""), ("bad", None)])
+def test_after_a_vote_both_go_on_from_the_better_answer(make_conversation, alice, verdict, goes_on):
     conversation = make_conversation(blind=True)
-    voted(conversation, "One?", "a", "b")
+    turn = ask(conversation, "One?", "a", "b")
+    vote(turn=turn, by=alice, verdict=better(turn, 1) if verdict == "better" else verdict)
+    then = ask(conversation, "Two?", "c", "d")
+    told = [messages_of(then.conversation, pane, then) for pane in (0, 1)]
+    assert told[0] == told[1]
+    said = [message["content"] for message in told[0] if message["role"] == "assistant"]
+    left = next(item.text for item in turn.answers.all() if item.place == 0)
+    assert said == ([] if goes_on is None else [goes_on or left])
+
+    vote(turn=then, by=alice, verdict=better(then, 0))
+    made = rows_of(Form.PREFERENCE, list(feedback_of(alice)))
+    assert {row["chosen"][0]["content"] for row in made.rows} >= {"c"}
+
+
+def test_a_vote_between_answers_to_different_conversations_is_no_pair(make_conversation, alice):
+    conversation = make_conversation()
+    ask(conversation, "One?", "a", "b")
+    conversation.blind = True
+    conversation.save()
     voted(conversation, "Two?", "c", "d")
     made = rows_of(Form.PREFERENCE, list(feedback_of(alice)))
-    assert len(made.rows) == 1
-    assert dict(made.left_out) == {"votes between answers to different conversations": 1}
+    assert made.rows == []
+    assert made.left_out_texts == ["1 vote between answers to different conversations"]
 
 
 @pytest.mark.parametrize("form", Form.values)
