@@ -18,6 +18,7 @@ urlpatterns = [
     path("chains/", include("chains.api_urls")),
     path("conversations/", include("playground.api_urls")),
     path("jobs/", include("jobs.api_urls")),
+    path("serving/", include("serving.api_urls")),
     path("queue/", include("training.api.queue_urls")),
     path("search/", SearchView.as_view(), name="api-search"),
     path("users/", include("people.api_urls")),

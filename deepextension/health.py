@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from core import queue
 from core.store import disk_is_full
 from jobs.devices.presence import worker_state
+from serving.gateway_client import gateway_answers
 
 logger = logging.getLogger("deepextension.health")
 
@@ -21,12 +22,15 @@ def healthz(request: HttpRequest) -> JsonResponse:
     """200 when web, database, queue and a training worker are there, otherwise 503 and which of
     them is missing.
 
-    A full disk is reported but is no 503: pages still open, and a load balancer must not keep away
+    `gateway` says whether models can answer; it may be away without making the platform
+    unhealthy. A full disk is reported but is no 503: pages still open, and a load balancer must not keep away
     the people who can make room.
     """
     parts = {"database": database_answers(), "queue": queue_answers()}
     parts["worker"] = parts["queue"] and worker_state().ready
     is_healthy = all(parts.values())
+    # Without it nobody is answered, and everything else goes on.
+    parts["gateway"] = gateway_answers()
     has_room = not disk_is_full()
 
     if not is_healthy:

@@ -12,6 +12,7 @@ urlpatterns = [
     path("models/", include("models_app.urls")),
     path("exports/", include("exports.urls")),
     path("methods/", include("methods.urls")),
+    path("serving/", include("serving.urls")),
     path("playground/", include("playground.urls")),
     path("jobs/", include("jobs.urls")),
     path("account/", include("accounts.urls")),

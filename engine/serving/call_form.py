@@ -13,13 +13,15 @@ import json
 import re
 import secrets
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Any
 
 from engine.chat.template import ChatTemplate, Message
 from engine.chat.tool_turns import ToolTurns, tool_described
 from engine.serving.answer_text import overlap
 
-NAME, KEY, VALUE, ASKED = "find_zqx_place", "zqx_town", "Zqxoslo", "Zqxquestion"
+NAME, KEY, VALUE = "find_zqx_place", "zqx_town", "Zqxoslo"
+ASKED, ANSWER = "Zqxquestion", "Zqxanswer"
 NAME_KEYS = ("name", "function")
 ARGUMENT_KEYS = ("arguments", "parameters", "args")
 READER = json.JSONDecoder()
@@ -94,19 +96,19 @@ class CallForm:
 
 def call_form_learn(template: ChatTemplate) -> CallForm | None:
     """None for a template that has no place for calls, or whose form is another one."""
-    turns = ToolTurns(template)
     call = {"type": "function", "function": {"name": NAME, "arguments": {KEY: VALUE}}}
-    messages: list[Message] = [
-        {"role": "user", "content": ASKED},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-    ]
-    text = template.attempt(turns.adapt(messages), [tool_described(NAME, KEY)]) or ""
-    before = template.attempt(messages[:1], [tool_described(NAME, KEY)], add_generation_prompt=True)
-    answer = text.rpartition(ASKED)[2]
-    request = (before or "").rpartition(ASKED)[2]
-    answer = answer.removeprefix(request) if request else answer
+    calls = _rendered(template, {"role": "assistant", "content": "", "tool_calls": [call]})
+    plain = _rendered(template, {"role": "assistant", "content": ANSWER})
+    # What the template writes in front of any answer belongs to no call.
+    shared = commonprefix([calls, plain.partition(ANSWER)[0]])  # noqa: RUF071 - no paths
+    return _form_of(calls.removeprefix(shared))
 
-    return _form_of(answer)
+
+def _rendered(template: ChatTemplate, answer: Message) -> str:
+    """From the question on; "" where the template refuses it."""
+    turns = ToolTurns(template).adapt([{"role": "user", "content": ASKED}, answer])
+    text = template.attempt(turns, [tool_described(NAME, KEY)]) or ""
+    return text.rpartition(ASKED)[2]
 
 
 def _form_of(answer: str) -> CallForm | None:

@@ -46,7 +46,9 @@ class Doors:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "")
-        is_known = secrets.compare_digest(given.encode(), f"Bearer {self.key}".encode())
+        is_known = secrets.compare_digest(
+            given.encode(errors="replace"), f"Bearer {self.key}".encode()
+        )
         if request.path != "/health" and not is_known:
             error = {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}
             return web.json_response({"error": error}, status=401)

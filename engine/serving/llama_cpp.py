@@ -34,9 +34,8 @@ TYPES_KEY = "tokenizer.ggml.token_type"
 ABILITIES = ("json_schema", "json_object", "logprobs", "n", "min_p", "penalties", "seed")
 TOOL_CAPABILITIES = ("supports_tools", "supports_tool_calls")
 
-
-# A server ends with the last reference to it.
-_kept: list[Any] = []
+# A server ends with its object.
+RUNNING: list[Any] = []
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def start(order: ServeOrder) -> Ready:
     cache = cache_plan(order, facts, int(machine_memory() * CACHE_SHARE))
     key = secrets.token_hex(16)
     server = xllamacpp.Server(_params(order, cache, key))
-    _kept.append(server)
+    RUNNING.append(server)
     url = str(server.listening_address)
     _memory_limit()
 

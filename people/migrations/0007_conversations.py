@@ -22,6 +22,6 @@ def give_rights(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("people", "0005_exports"), ("playground", "0001_conversations")]
+    dependencies = [("people", "0006_device_policy"), ("playground", "0001_conversations")]
 
     operations = [migrations.RunPython(give_rights, migrations.RunPython.noop)]

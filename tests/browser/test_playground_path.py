@@ -30,14 +30,14 @@ def answered(page: Page, prompt: int, count: int = 2) -> None:
 
 
 def test_chat_vote_make_a_dataset_and_train_on_it(open_page, platform: Platform):
-    rows = platform.kept("toys-for-chat.jsonl", toy_rows(40))
+    rows = platform.kept("toys-to-talk-about.jsonl", toy_rows(40))
     run = platform.start(rows, name="chatty", max_steps=4, evaluation_split=0.2)
     assert platform.ended(run)["status"] == "finished"
 
     # From the train's page: base and tuned, side by side.
     page = open_page()
     page.goto(f"/trains/{run['id']}/")
-    page.get_by_role("link", name="Chat").click()
+    page.get_by_role("link", name="Chat", exact=True).click()
     page.wait_for_url(f"**/playground/?target=train-{run['id']}")
     heads = page.locator(".pane-model")
     expect(heads).to_have_count(2)
@@ -68,7 +68,7 @@ def test_chat_vote_make_a_dataset_and_train_on_it(open_page, platform: Platform)
     dialog.get_by_role("button", name="Close").click()
 
     # A blind vote: no name before it, both after it.
-    page.get_by_role("link", name="New").click()
+    page.get_by_role("link", name="New", exact=True).click()
     page.get_by_text("Blind vote").click()
     ask(page, "What is the answer to question 3?")
     turn = page.get_by_label("Prompt 1")
@@ -84,7 +84,7 @@ def test_chat_vote_make_a_dataset_and_train_on_it(open_page, platform: Platform)
     assert names == {"Tiny", "chatty"}
 
     # A dataset of it, and the form of the next train.
-    page.get_by_role("link", name="Feedback").click()
+    page.get_by_role("link", name="Feedback", exact=True).click()
     expect(page.get_by_text("Below 20 votes luck decides")).to_be_visible()
     pairs = page.locator("li", has_text="Preference pairs")
     pairs.get_by_role("button", name="Make a dataset").click()

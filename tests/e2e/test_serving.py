@@ -28,6 +28,7 @@ def test_it_says_that_it_is_healthy_and_no_more(platform: Platform):
         "database": True,
         "queue": True,
         "worker": True,
+        "gateway": True,
         "disk": True,
     }
 

@@ -18,6 +18,7 @@ from serving.gateway.facts import Facts
 from serving.gateway.gateway import Gateway
 from serving.targets import Placement
 from tests.engine.test_gguf_adapter import adapter_made, sentencepiece_model
+from tests.tiny import tiny_model
 
 
 class House:
@@ -115,6 +116,15 @@ def tuned(tiny_folder) -> Placement:
         str(tiny_folder / "adapter"),
         size_bytes=1_000_000,
     )
+
+
+@pytest.fixture
+def unknown(tiny_folder) -> Placement:
+    """A model whose tokenizer llama.cpp does not know."""
+    folder = tiny_folder / "unknown"
+    if not folder.is_dir():
+        tiny_model(folder)
+    return Placement("model-3", str(folder), size_bytes=1_000_000)
 
 
 @pytest.fixture

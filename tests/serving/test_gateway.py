@@ -126,6 +126,15 @@ def test_another_adapter_waits_for_nobody_and_cuts_nobody_off(house, base, tuned
     house.run(meanwhile())
 
 
+def test_what_llama_cpp_does_not_know_is_answered_all_the_same(house, unknown):
+    states, words = house.run(asked(unknown))
+    assert states[-1].backend == "transformers"
+    assert "llama.cpp does not know" in states[-1].note
+    assert words
+    # It is not tried again each time.
+    assert phases(house.run(asked(unknown))[0]) == ["ready"]
+
+
 def test_the_tokens_of_a_conversation(house, base):
     house.run(asked(base))
     pieces = house.run(prompt_pieces(base, QUESTION["messages"]))

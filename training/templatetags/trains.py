@@ -42,7 +42,11 @@ ENTRIES = (
 )
 # Pages that no entry's address leads to, and the entry that they belong to.
 ELSEWHERE = {"chains:": "training:list", "exports:": "models:list"}
-OPERATORS = (("Administration", "shield-lock", "admin:index", "For operators"),)
+# Each with the permission that it takes, "" for the flag of staff.
+OPERATORS = (
+    ("Serving", "server", "serving:serving", "For operators", "jobs.view_devicepolicy"),
+    ("Administration", "shield-lock", "admin:index", "For operators", ""),
+)
 
 
 @register.simple_tag(takes_context=True)
@@ -50,7 +54,7 @@ def menu_entries(context: dict[str, Any]) -> list[Entry]:
     """What this reader can open; the entry of the page that is open has `here`."""
     request = context["request"]
     user = context["user"]
-    offered = ENTRIES + (OPERATORS if user.is_staff else ())
+    offered = ENTRIES + _for_operators(user)
     entries: list[Entry] = []
 
     for title, picture, name, heading in offered:
@@ -67,6 +71,19 @@ def menu_entries(context: dict[str, Any]) -> list[Entry]:
     fitting = [entry.url for entry in entries if request.path.startswith(entry.url)]
     here = max(fitting, key=len, default="") or _elsewhere(request)
     return [replace(entry, here=entry.url == here) for entry in entries]
+
+
+def _for_operators(user: Any) -> tuple[tuple[str, str, str, str], ...]:
+    """The heading stands above the first of them."""
+    allowed = [
+        (title, picture, name, heading)
+        for title, picture, name, heading, right in OPERATORS
+        if (user.has_perm(right) if right else user.is_staff)
+    ]
+    return tuple(
+        (title, picture, name, "" if number else heading)
+        for number, (title, picture, name, heading) in enumerate(allowed)
+    )
 
 
 def _elsewhere(request: Any) -> str:

@@ -1,0 +1,212 @@
+"""The operator's page and its API, the rule, and what trains see of it."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from jobs.devices.sharing import Rule, device_for_train, device_policy, minutes_held, shared_sides
+from jobs.models import DevicePolicy
+from serving import overview
+from serving.gateway.facts import Facts, facts_read, keys_gone
+from tests.world import NUMBER, world_make
+from training.models import TrainRun
+from training.work.queue import queue_state, train_claim
+
+STATE = {
+    "rule": "share",
+    "device": {"kind": "cpu", "name": "A processor"},
+    "train": "",
+    "refusal": "",
+    "models": [
+        {
+            "base_key": f"model-{NUMBER}",
+            "backend": "llama.cpp",
+            "reason": "llama.cpp, since it knows it",
+            "note": "",
+            "phase": "ready",
+            "adapters": [f"train-{NUMBER}-step-2"],
+            "threads": 0,
+            "parallel": 4,
+            "context": 512,
+            "pids": [1],
+            "memory_bytes": 10**9,
+            "answering": 1,
+            "waiting": 2,
+            "load_seconds": 1.5,
+            "idle_seconds": 0,
+        }
+    ],
+    "preparing": [
+        {"base_key": "model-9", "adapter_key": "", "words": "Preparing the model", "progress": 0.5}
+    ],
+}
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    monkeypatch.setattr(overview, "gateway_state", lambda: STATE)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, settings):
+    settings.HOME = tmp_path
+    settings.GATEWAY_SOCKET = tmp_path / "none.sock"
+
+
+def test_operators_see_what_is_loaded(client, otto, alice, loaded):
+    world_make(alice, canary="alices")
+    client.force_login(otto)
+    page = client.get("/serving/").content.decode()
+    for words in ("alices model", "alices train", "step 2", "1.0 GB", "2 waiting", "Unload"):
+        assert words in page
+
+    body = client.get("/api/v1/serving/").json()
+    assert body["models"][0]["title"] == "alices model"
+    assert body["preparing"][0]["title"] == "A model of somebody else"
+    assert (body["rule"], body["rule_now"]) == ("automatic", "share")
+
+
+def test_others_see_nothing(client, alice, bob, stan, loaded):
+    for user in (alice, bob, stan):
+        client.force_login(user)
+        assert "Serving" not in client.get("/models/").content.decode()
+        for path in ("/serving/", "/api/v1/serving/"):
+            assert client.get(path).status_code == 403
+        for path in ("/serving/policy/", "/serving/unload/", "/api/v1/serving/unload/"):
+            assert client.post(path, {"base_key": "model-1", "rule": "chat"}).status_code in (
+                302,
+                403,
+            )
+        assert not DevicePolicy.objects.exists()
+
+
+def test_without_a_gateway_the_page_says_so(client, otto):
+    client.force_login(otto)
+    assert "not running" in client.get("/serving/").content.decode()
+    answer = client.post("/api/v1/serving/unload/", {"base_key": "model-1"}, "application/json")
+    assert answer.status_code == 503
+
+
+def test_the_policy_is_changed(client, otto, loaded):
+    client.force_login(otto)
+    sent = {"rule": "chat", "idle_minutes": "3", "models_at_once": "2"}
+    assert client.post("/serving/policy/", sent).status_code == 302
+    policy = device_policy()
+    assert (policy.rule, policy.idle_minutes, policy.models_at_once) == ("chat", 3, 2)
+
+    answer = client.patch("/api/v1/serving/policy/", {"rule": "automatic"}, "application/json")
+    assert answer.json()["rule"] == "automatic"
+    for wrong in ({"rule": "mine"}, {"idle_minutes": 0}, {"idle_minutes": 10**9}, {"what": 1}):
+        answer = client.patch("/api/v1/serving/policy/", wrong, "application/json")
+        assert answer.status_code == 400, wrong
+    for name in ("idle_minutes", "models_at_once"):
+        client.post("/serving/policy/", sent | {name: "99999999"})
+    assert device_policy().idle_minutes == 3
+    assert client.get("/admin/jobs/devicepolicy/").status_code == 200
+
+
+def test_a_device_is_shared_or_alone(db):
+    DevicePolicy(rule=Rule.TRAINS).save()
+    with device_for_train("cpu", "cpu"):
+        assert shared_sides("cpu") is None
+
+    sides = shared_sides("cpu")
+    assert sides
+    took = threading.Event()
+
+    def train():
+        with device_for_train("cpu", "cpu"):
+            took.set()
+
+    DevicePolicy(rule=Rule.SHARE).save()
+    with device_for_train("cpu", "cpu"):
+        pass
+    DevicePolicy(rule=Rule.CHAT).save()
+    rule = device_policy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.devices.sharing.device_policy", lambda: rule)
+        waiting = threading.Thread(target=train)
+        waiting.start()
+        time.sleep(0.3)
+        assert not took.is_set()
+        for side in sides:
+            os.close(side)
+        assert took.wait(5)
+        waiting.join()
+
+
+class Redis:
+    """Of Redis what the rule needs."""
+
+    def __init__(self):
+        self.keys = {}
+
+    def set(self, key, value, ex):
+        self.keys[key] = value
+
+    def delete(self, key):
+        self.keys.pop(key, None)
+
+    def scan_iter(self, pattern, count):
+        return iter([key for key in self.keys if key.startswith(pattern.rstrip("*"))])
+
+
+def test_trains_wait_while_answers_go_first(client, alice, monkeypatch):
+    from serving.gateway.facts import answers_tell
+
+    redis = Redis()
+    monkeypatch.setattr("jobs.devices.sharing.connection", lambda: redis)
+    run = world_make(alice).run
+    TrainRun.objects.update(status="queued")
+    DevicePolicy(rule=Rule.CHAT, idle_minutes=5).save()
+    facts = Facts(rule=Rule.CHAT)
+    assert not queue_state().holds
+
+    answers_tell(facts, True)
+    assert minutes_held() == 5
+    assert train_claim("cpu") is None
+    client.force_login(alice)
+    for path in (f"/trains/{run.pk}/", "/trains/queue/", "/trains/"):
+        assert "Answers go first" in client.get(path).content.decode(), path
+
+    DevicePolicy(rule=Rule.SHARE).save()
+    assert not queue_state().holds
+    DevicePolicy(rule=Rule.CHAT).save()
+    answers_tell(facts, False)
+    assert train_claim("cpu") == run
+
+
+def test_what_the_gateway_knows_of_trains(alice, monkeypatch):
+    import socket
+
+    monkeypatch.setattr(
+        "serving.gateway.facts.workers_present",
+        lambda: [
+            {
+                "host": socket.gethostname(),
+                "device": {"kind": "cuda", "name": "A GPU", "identity": "G-1"},
+            }
+        ],
+    )
+    world_make(alice, canary="alices")
+    assert facts_read() == Facts(
+        rule=Rule.TRAINS, device_kind="cuda", device_name="A GPU", identity="G-1"
+    )
+    TrainRun.objects.update(status="queued")
+    assert facts_read().waits
+    assert "go first" in facts_read().refusal
+    TrainRun.objects.update(status="running", host=socket.gethostname())
+    assert facts_read().train == f"alices train #{NUMBER}"
+    DevicePolicy(rule=Rule.SHARE).save()
+    assert facts_read().refusal == ""
+
+
+def test_what_is_archived_or_deleted_is_gone(alice):
+    world = world_make(alice)
+    keys = [f"{kind}-{pk}" for kind in ("model", "train", "export") for pk in (NUMBER, 5)]
+    assert set(keys_gone([*keys, "odd"])) == {"model-5", "train-5", "export-5"}
+
+    type(world.model).objects.update(archived_at="2026-01-01T00:00Z")
+    assert set(keys_gone(keys)) == {*keys} - {f"train-{NUMBER}"}
