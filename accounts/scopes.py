@@ -29,6 +29,9 @@ WHOLE_SCOPE_ONLY = frozenset(
         "api-chain-hand-over",
         "api-conversation-sharing",
         "api-conversation-hand-over",
+        # They make datasets, and show rows of them.
+        "api-conversations-dataset",
+        "api-conversations-prompts",
     }
 )
 

@@ -24,7 +24,7 @@ from playground.dataset_rows import MADE_OF
 from playground.datasets import dataset_make, next_train, offers_of
 from playground.feedback import FEWEST_VOTES, feedback_of, tallies
 from playground.filters import ConversationFilter
-from playground.models import Conversation
+from playground.models import Conversation, ConversationQuerySet
 from playground.sampling import PANES_LIMIT, SETTINGS
 from playground.seen import Targets, conversation_seen, pane_seen
 from playground.services import (
@@ -40,7 +40,7 @@ RECENT = 6
 FIRST_SAMPLING = {"temperature": 0.7}
 
 
-def reader_conversations(reader: User) -> Any:
+def reader_conversations(reader: User) -> ConversationQuerySet:
     return Conversation.objects.visible_to(reader)
 
 
@@ -60,7 +60,7 @@ class NewView(View):
         panes = [pane_new(key, targets) for key in keys[:PANES_LIMIT]]
         refused = [pane["problem"] for pane in panes if pane["problem"]]
 
-        conversation = {
+        conversation: dict[str, Any] = {
             "id": None,
             "name": UNNAMED,
             "system_prompt": "",

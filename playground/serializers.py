@@ -116,7 +116,7 @@ class MessageSerializer(serializers.Serializer[Any]):
 class TokensSerializer(StrictSerializer):
     target = serializers.CharField(max_length=60)
     messages = serializers.ListField(child=MessageSerializer(), min_length=1, max_length=1001)
-    tools = ToolsField(required=False, default=list)
+    tools = ToolsField(required=False, default=None, allow_null=True)
     load = serializers.BooleanField(
         required=False, default=False, help_text="Load the model where it is not; else that is 409."
     )
@@ -222,7 +222,9 @@ class PieceSerializer(serializers.Serializer[Any]):
 
 class TokensSeenSerializer(serializers.Serializer[Any]):
     count = serializers.IntegerField()
-    context = serializers.IntegerField(help_text="Tokens of one conversation; 0 where unknown.")
+    context = serializers.IntegerField(  # type: ignore[assignment]
+        help_text="Tokens of one conversation; 0 where unknown."
+    )
     pieces = PieceSerializer(many=True)
 
 
@@ -242,7 +244,7 @@ class ChoiceSerializer(serializers.Serializer[Any]):
     key = serializers.CharField()
     title = serializers.CharField()
     group = serializers.CharField()
-    parent = serializers.CharField(allow_blank=True)
+    parent = serializers.CharField(allow_blank=True)  # type: ignore[assignment]
 
 
 class TallySerializer(serializers.Serializer[Any]):

@@ -3,6 +3,7 @@
 (() => {
   "use strict";
   const EVERY = 80; // milliseconds between two drawings of an answer that is being written
+  const AT_END = 60; // pixels
   const LETTERS = ["A", "B", "C"];
   const VERDICTS = [
     ["left", "A is better"],
@@ -111,10 +112,15 @@
       clearTimeout(this.timer);
       this.timer = null;
       this.drawn = performance.now();
+      const page = document.documentElement;
+      const atEnd = page.scrollHeight - innerHeight - scrollY < AT_END;
       window.DXMarkdown.show(this.text, this.answer.text);
       this.thoughts.hidden = !this.answer.reasoning;
       this.thoughtText.textContent = this.answer.reasoning;
-      if (this.answer.state === "writing") this.drawStatus();
+      if (this.answer.state !== "writing") return;
+      this.drawStatus();
+      // Who reads at the end of the page goes along.
+      if (atEnd) scrollTo({ top: page.scrollHeight });
     }
 
     drawCalls() {

@@ -16,7 +16,7 @@ SECONDS = 240
 
 
 def ask(page: Page, text: str) -> None:
-    page.get_by_label("Message").fill(text)
+    page.get_by_label("Message", exact=True).fill(text)
     page.keyboard.press("Control+Enter")
 
 
@@ -48,8 +48,8 @@ def test_chat_vote_make_a_dataset_and_train_on_it(open_page, platform: Platform)
     # A held-out prompt of the train, stopped before its model is there; then asked again.
     page.get_by_role("button", name="Held-out prompts").click()
     page.locator(".play-prompt").first.click()
-    expect(page.get_by_label("Message")).to_have_value(re.compile(r"Question \d+\?"))
-    page.get_by_label("Message").press("Control+Enter")
+    expect(page.get_by_label("Message", exact=True)).to_have_value(re.compile(r"Question \d+\?"))
+    page.get_by_label("Message", exact=True).press("Control+Enter")
     expect(page.get_by_role("button", name="Stop").first).to_be_visible()
     page.keyboard.press("Escape")
     again = page.get_by_role("button", name="Try again")
