@@ -215,8 +215,8 @@ def tallies(rows: Iterable[Feedback]) -> list[Tally]:
 
 
 def feedback_of(person: User, conversation: Conversation | None = None) -> QuerySet[Feedback]:
-    """What a person thought of the answers in conversations of their own, the newest first."""
-    rows = Feedback.objects.filter(author=person, conversation__owner=person)
+    """What was thought of the answers in a person's conversations, the newest first."""
+    rows = Feedback.objects.filter(conversation__owner=person)
     if conversation is not None:
         rows = rows.filter(conversation=conversation)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from core.errors import UserError
@@ -275,5 +276,7 @@ def answer_begin(answer: Answer) -> bool:
 
 
 def answer_end(pk: int, values: dict[str, Any]) -> None:
-    """Store what was written, and how it ended. It may be gone meanwhile."""
-    Answer.objects.filter(pk=pk, state=Answer.State.WRITING).update(**storable(values))
+    """Store what was written, and how it ended. It may be gone meanwhile, or taken for lost where
+    the person went on at once."""
+    there = Q(state=Answer.State.WRITING) | Q(state=Answer.State.FAILED, error=LOST)
+    Answer.objects.filter(there, pk=pk).update(**storable(values))

@@ -9,6 +9,8 @@
   const { make, icon } = DX;
   const ASK_AGAIN = 1000; // milliseconds, for answers that another page is writing
   const LONGEST_WAIT = 120; // times
+  const STORED_AFTER = 150; // milliseconds
+  const STORED_WITHIN = 20; // times
   // Which answer both models are told after a blind vote, as playground.messages has it.
   const GOES_ON_FROM = { left: 0, right: 1, tie: 0 };
 
@@ -86,7 +88,7 @@
       if (this.sending || !text.trim()) return false;
       this.sending = true;
       try {
-        this.stopAll();
+        await this.settle();
         await this.ensure();
         const body = { text, replaces };
         const value = await DX.api(`${this.address}turns/`, { method: "POST", body });
@@ -169,6 +171,18 @@
     },
     stopAll() {
       for (const stop of this.streams.values()) stop.abort();
+    },
+
+    // Stop what is being written, and wait until it is stored: the next prompt is asked after it.
+    async settle() {
+      if (!this.streams.size) return;
+      this.stopAll();
+      for (let times = 0; times < STORED_WITHIN; times += 1) {
+        await new Promise((done) => setTimeout(done, STORED_AFTER));
+        const seen = await DX.api(this.address);
+        if (!seen.turns.some(({ answers }) => answers.some(({ state }) => state === "writing")))
+          return;
+      }
     },
 
     async vote(turn, verdict) {

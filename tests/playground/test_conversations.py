@@ -13,6 +13,7 @@ from playground.sampling import SETTINGS, TEXT_LIMIT
 from playground.services import (
     LOST,
     answer_begin,
+    answer_end,
     conversation_delete,
     conversation_update,
     link_set,
@@ -108,6 +109,21 @@ def test_an_answer_that_nobody_writes_any_more_says_so(make_conversation):
     ask(conversation, "Two?")
     answer = answer_of(turn, 0)
     assert (answer.state, answer.error) == ("failed", LOST)
+
+
+def test_what_is_stopped_by_the_next_prompt_is_kept_though_it_comes_late(make_conversation):
+    conversation = make_conversation()
+    answer = answer_of(ask(conversation, "One?"), 0)
+    answer_begin(answer)
+    ask(conversation, "Two?")
+    answer_end(answer.pk, {"state": "stopped", "text": "half", "error": ""})
+    answer.refresh_from_db()
+    assert (answer.state, answer.text, answer.error) == ("stopped", "half", "")
+
+    # What has ended is not written over.
+    answer_end(answer.pk, {"state": "done", "text": "other"})
+    answer.refresh_from_db()
+    assert answer.text == "half"
 
 
 # Rights
