@@ -152,7 +152,7 @@ def judge_environment() -> dict[str, str]:
     return judge | proxy_environment()
 
 
-def confined(*limits: Callable[[], None], with_parent: bool = True) -> Callable[[], None]:
+def confined(*limits: Callable[[], object], with_parent: bool = True) -> Callable[[], None]:
     """For `preexec_fn` of such a program: it ends with this process (`with_parent`), cannot inspect
     others, and has `limits`."""
     parent = os.getpid()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def program_run(
     memory_bytes: int | None,
     too_long: str = "This took too long and was ended.",
     work: str = READING,
+    nice: int = 0,
     environment: dict[str, str] | None = None,
     on_report: OnReport = lambda report: None,
     on_tick: OnTick = lambda: None,
@@ -76,7 +78,8 @@ def program_run(
 
     seconds: None for no limit. memory_bytes: of data, without mapped
     files; None for no limit. work: what the program
-    does, as the beginning of a sentence about its failure.
+    does, as the beginning of a sentence about its failure. nice: by how much its priority is lower,
+    19 at most.
 
     Raises ProgramProblem with the program's own "error" or with the limit that it reached,
     TimeLimitReached with `too_long` after `seconds`, and ProgramKilled.
@@ -88,7 +91,7 @@ def program_run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=clean_environment(**(environment or {})),
-        preexec_fn=confined(_limits(memory_bytes)),
+        preexec_fn=confined(_limits(memory_bytes), *([partial(os.nice, nice)] if nice else [])),
     )
 
     output = _Output(program, work, on_report)

@@ -196,7 +196,7 @@ def warm_programs(warm: Warm, warm_readers: Warm, monkeypatch) -> None:
     # What is to be done before the program begins is said by its number alone, since only numbers
     # can be sent.
     monkeypatch.setattr(programs, "_limits", lambda memory_bytes: memory_bytes)
-    monkeypatch.setattr(programs, "confined", lambda memory_bytes: memory_bytes)
+    monkeypatch.setattr(programs, "confined", lambda memory_bytes, *more: memory_bytes)
     known = {name: getattr(subprocess, name) for name in ("DEVNULL", "PIPE", "TimeoutExpired")}
     monkeypatch.setattr(programs, "subprocess", SimpleNamespace(Popen=start, **known))
 

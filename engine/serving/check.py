@@ -33,6 +33,7 @@ from engine.proof.report import checks_say, say
 from engine.proof.request import OnProgress
 from engine.proof.rounding import model_round
 from engine.serving.folders import generation_folder, tokenizer_folder
+from engine.serving.llama_cpp import spinning_end
 
 # Few and short, since somebody waits for the first answer.
 QUESTIONS = 3
@@ -52,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     def on_progress(share: float) -> None:
         say(progress=round(share, 4))
 
+    spinning_end()
     try:
         checks = served_check(
             options.file, options.gguf_adapter, options.base, options.adapter, on_progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import secrets
 import urllib.request
@@ -49,6 +50,7 @@ class Cache:
 def start(order: ServeOrder) -> Ready:
     """Load the model and answer. Raises Refused for a file that cannot be read, and RuntimeError
     where llama.cpp refuses it."""
+    spinning_end()
     # Here, because it starts llama.cpp.
     import xllamacpp
 
@@ -73,6 +75,14 @@ def start(order: ServeOrder) -> Ready:
         most_choices=order.parallel,
         marks=[number for number, kind in enumerate(facts.get(TYPES_KEY, [])) if kind == CONTROL],
     )
+
+
+def spinning_end() -> None:
+    """Have threads that wait for each other sleep. By default they spin, and beside another program
+    that computes each token takes ten to twenty times as long. OpenMP reads this once, when
+    llama.cpp is loaded."""
+    os.environ["GOMP_SPINCOUNT"] = "0"
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def _facts_read(file: Path) -> dict[str, list[int]]:
@@ -130,9 +140,7 @@ def _params(order: ServeOrder, cache: Cache, key: str) -> Any:
     params.fit_params = False
     params.n_gpu_layers = 0
 
-    # Its threads wait for each other without sleeping: one processor too few, and each token takes
-    # ten times as long.
-    threads = order.threads or max(1, thread_count() - 1)
+    threads = order.threads or thread_count()
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
     params.n_threads_http = HTTP_THREADS
@@ -162,8 +170,8 @@ def _params(order: ServeOrder, cache: Cache, key: str) -> Any:
 
 def _caches_of_one_adapter(params: Any) -> None:
     """Leave only the cache that llama.cpp empties when a conversation changes its adapter. What it
-    keeps of earlier ones elsewhere it takes by their tokens alone, so that a base model would go on
-    from what an adapter has computed."""
+    keeps of earlier ones elsewhere it finds by their tokens alone: a base model could go on from
+    what an adapter has computed."""
     params.cache_ram_mib = 0
     params.cache_idle_slots = False
     params.n_ctx_checkpoints = 0

@@ -86,8 +86,8 @@ def base_prepare(folder: Path, out: Path, on_progress: OnProgress) -> str:
     """Write the GGUF file `out` from the model in `folder`; returns the type of its weights. Raises
     Refused for a model that llama.cpp would read wrongly, and ModelProblem and TrainError for a
     folder that cannot be read."""
-    kind = type_choose(folder)
-    with _with_template(folder) as model:
+    with with_template(folder) as model:
+        kind = type_choose(folder)
         request = ExportRequest(model, name=out.stem, quantization=kind)
         say(bytes=gguf_bytes(request))
         _write(out, lambda into: gguf_write(request, into, on_progress))
@@ -135,7 +135,7 @@ def _largest(folder: Path) -> float:
 
 
 @contextmanager
-def _with_template(folder: Path) -> Iterator[Path]:
+def with_template(folder: Path) -> Iterator[Path]:
     """The same files, with a chat template in any case: llama.cpp would write conversations of a
     model that has none by another one's."""
     tokenizer = tokenizer_load(folder)

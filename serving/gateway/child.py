@@ -180,7 +180,10 @@ class Child:
             pass
 
         code = await self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         if not self.is_ending:
+            self.is_ending = True
             logger.warning("the model server of %s ended with %s", self.name, code)
             self.on_death(self)
 

@@ -18,7 +18,7 @@ from core.memory import memory_available
 from jobs.devices.sharing import shared_sides
 from serving.gateway.facts import Facts, answers_tell, facts_read, keys_gone
 from serving.gateway.leftovers import leftovers_remove, mark_used
-from serving.gateway.model_server import Event, Lease, ModelServer, background_end
+from serving.gateway.model_server import Event, Lease, ModelServer, background, background_end
 from serving.gateway.prepared import Preparations, serving_folder
 from serving.gateway.problems import FAULT, ServeProblem
 from serving.targets import Placement
@@ -55,7 +55,7 @@ class Gateway:
         self.tell_answers = tell_answers
         self.clean = clean
         self.servers: dict[tuple[str, str], ModelServer] = {}
-        self.preparations = Preparations(serving_folder())
+        self.preparations = Preparations(serving_folder(), self._differs)
         self.facts = Facts()
         self.facts_at = 0.0
         self.refused_since: float | None = None
@@ -168,11 +168,10 @@ class Gateway:
         server = None
         if files is not None:
             server = self.servers.get((placement.base_key, files.backend))
-        if server is None or files is None or not server.has_loaded(files):
+        if server is None or files is None:
             return 0
 
-        assert server.child is not None
-        return int(server.child.ready["context"])
+        return server.context_of(files)
 
     def _refusal_check(self) -> None:
         if words := self.facts.refusal:
@@ -202,6 +201,19 @@ class Gateway:
                 ended = True
 
         return ended
+
+    def _differs(self, placement: Placement, why: str) -> None:
+        """llama.cpp answers otherwise than the trained model: it answers no more."""
+        from engine.serving.order import TRANSFORMERS
+
+        problem = ServeProblem(f"{why} Ask again.", code="server_lost")
+        for server in list(self.servers.values()):
+            if server.base_key != placement.base_key or server.backend == TRANSFORMERS:
+                continue
+            if placement.adapter_key:
+                server.forget(placement.adapter_key, problem)
+            else:
+                background(server.end(problem))
 
     # What model servers ask of their house
 
@@ -238,12 +250,10 @@ class Gateway:
         """Unload models that nobody needs, those asked longest ago first, until another one has
         room. Returns what it waits for, "" once there is room. Raises ServeProblem where there
         never will be."""
-        # Another child of a model that is loaded shares its weights.
-        if server.child is not None and server.backend == server.child.order.files.backend:
-            return ""
-
         while True:
-            others = [other for other in self.servers.values() if other.child is not None]
+            others = [
+                other for other in self.servers.values() if other.children and other is not server
+            ]
             is_full = len(others) >= self.facts.models_at_once
             available = memory_available()
             if not is_full and available >= needed_bytes:
@@ -325,6 +335,7 @@ class Gateway:
     async def _unload_idle(self) -> None:
         now = time.monotonic()
         for key, server in list(self.servers.items()):
+            server.spare_end()
             if server.is_idle and now - server.used_at > self.facts.idle_seconds:
                 if server.child is not None:
                     logger.info("%s was not asked for a while and is unloaded", server.base_key)

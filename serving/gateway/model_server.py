@@ -1,11 +1,15 @@
-"""What serves one base model: a child process with the adapters that were asked for, and the line
+"""What serves one base model: child processes with the adapters that were asked for, and the line
 of those who want an answer.
 
-llama.cpp takes adapters only when it starts. So one that is not there yet means another child: it
-is loaded beside the first, whose weights it shares (both map the same file), and takes over when it
-answers. The first one finishes the answers that it has begun, and ends. The same happens when
-weights change, or the number of threads, because a train has started or ended. A backend that has
-weights of its own in each process gets its turn when the earlier one has finished."""
+llama.cpp writes answers at once only where they use the same adapter, and takes adapters only when
+it starts. So an adapter that no child has, or that all are too busy with others for, means another
+child beside the first: both map the same file, so that the weights are in memory once. There are at
+most MOST_CHILDREN; then whoever comes waits for the end of other answers, in order. When weights
+change, or the number of threads, because a train has started or ended, a new child takes over, and
+those before it finish the answers that they have begun.
+
+A backend that has weights of its own in each process has one child, which mixes adapters itself; a
+new one gets its turn when the earlier one has finished."""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from core.memory import memory_available
 from serving.gateway.child import Child, ChildOrder
 from serving.gateway.prepared import Files
 from serving.gateway.problems import FAULT, ServeProblem
@@ -28,8 +33,16 @@ MOST_ADAPTERS = 16
 MOST_WAITING = 200
 # So many deaths in so many seconds, and nobody is answered for as long.
 DEATHS, DEATH_SECONDS = 3, 60.0
+MOST_CHILDREN = 3
 # Children of one model that still finish answers.
-MOST_LEAVING = 1
+MOST_LEAVING = 2
+# How long one that is not the newest may be idle.
+SPARE_SECONDS = 60.0
+# What another child takes beside weights that are there, and when it is looked for again.
+SPARE_BYTES = 400 * 2**20
+SPARE_AGAIN_SECONDS = 5.0
+OTHERS = "Waiting for the end of other answers"
+NO_ROOM = "Waiting for the end of another adapter's answer: there is no memory for both at once"
 
 logger = logging.getLogger("deepextension.gateway")
 
@@ -79,7 +92,8 @@ class ModelServer:
         self.base_key = base_key
         self.backend = backend
         self.house = house
-        self.child: Child | None = None
+        # The newest at the end.
+        self.current: list[Child] = []
         self.coming: Child | None = None
         self.leaving: set[Child] = set()
         self.waiting: deque[Lease] = deque()
@@ -89,6 +103,8 @@ class ModelServer:
         self.last_words = ""
         self.load_seconds: float | None = None
         self.loading: asyncio.Task[None] | None = None
+        self.no_spare_until = 0.0
+        self.base_mark = ""
         self.used_at = time.monotonic()
         # Nobody may be answered any more: its model is gone, or the gateway ends.
         self.closed: ServeProblem | None = None
@@ -106,6 +122,7 @@ class ModelServer:
 
         self._deaths_check()
         lease = Lease(placement, files, background)
+        self.base_mark = files.base_mark
         if files.adapter_key:
             self.adapters.pop(files.adapter_key, None)
             self.adapters[files.adapter_key] = files
@@ -129,8 +146,18 @@ class ModelServer:
         self.step()
         self.house.changed()
 
-    def has_loaded(self, files: Files) -> bool:
-        return self.child is not None and self.child.order.serves(files)
+    @property
+    def child(self) -> Child | None:
+        """The newest."""
+        return self.current[-1] if self.current else None
+
+    def context_of(self, files: Files) -> int:
+        """Tokens of one conversation of a child that has them; 0 where none has."""
+        for child in self.current:
+            if child.order.serves(files):
+                return int(child.ready["context"])
+
+        return 0
 
     def _deaths_check(self) -> None:
         """Raises ServeProblem where it died too often just now."""
@@ -157,40 +184,68 @@ class ModelServer:
 
         position = 0
         needs_another = False
-        child = self.child
+        # Who waits for a child keeps others with another adapter from it.
+        reserved: dict[Child, str] = {}
 
         for lease in sorted(self.waiting, key=lambda lease: lease.background):
-            fits = child is not None and self._fits(child, lease.files)
-            if child is not None and fits and self._is_free(child):
+            child = self._place(lease, reserved)
+            if child is not None:
                 self._grant(lease, child)
                 continue
 
             position += 1
-            if fits:
-                words = "Waiting for other answers" + (
-                    f", place {position}" if position > 1 else ""
-                )
-                lease.tell(phase="waiting", words=words, position=position)
-            else:
+            fitting = [child for child in self.current if self._fits(child, lease.files)]
+            if not fitting or self._may_add(lease, fitting):
                 needs_another = True
                 lease.tell(phase="loading", words=self._loading_words(), position=position)
+                continue
+
+            reserved.setdefault(min(fitting, key=lambda child: len(child.leases)), _key(lease))
+            place = f", place {position}" if position > 1 else ""
+            words = OTHERS if time.monotonic() > self.no_spare_until else NO_ROOM
+            lease.tell(phase="waiting", words=words + place, position=position)
 
         self._end_left()
         if needs_another and self.loading is None:
             self.loading = asyncio.create_task(self._load())
 
+    def _place(self, lease: Lease, reserved: dict[Child, str]) -> Child | None:
+        """A child that can begin to answer it now."""
+        if self.loading is not None and not self._shares_weights:
+            # Another one waits for the end of the present one.
+            return None
+
+        key = _key(lease)
+        free = [
+            child
+            for child in self.current
+            if self._fits(child, lease.files)
+            and len(child.leases) < child.order.parallel
+            and reserved.get(child, key) == key
+            and (_answers_only(child, key) or not self._shares_weights)
+        ]
+        # One that is busy with that adapter leaves idle ones to others.
+        return max(free, key=lambda child: len(child.leases), default=None)
+
+    def _may_add(self, lease: Lease, fitting: list[Child]) -> bool:
+        """Whether another child is worth it: all are busy with other adapters."""
+        if not self._shares_weights or len(self.current) >= MOST_CHILDREN:
+            return False
+        if time.monotonic() < self.no_spare_until:
+            return False
+
+        return not any(_answers_only(child, _key(lease)) for child in fitting)
+
     def _fits(self, child: Child, files: Files) -> bool:
         """Whether that child answers for those files, as the device is used now."""
-        order = child.order
-        return order.serves(files) and (order.threads, order.nice) == (
-            self.house.threads,
-            self.house.nice,
-        )
+        return child.order.serves(files) and self._is_up_to_date(child)
 
-    def _is_free(self, child: Child) -> bool:
-        """Whether it can answer one more; it takes nobody while another one waits for its end."""
-        is_held_back = self.loading is not None and not self._shares_weights
-        return not is_held_back and len(child.leases) < child.order.parallel
+    def _is_up_to_date(self, child: Child) -> bool:
+        order = child.order
+        if order.files.base_mark != self.base_mark:
+            return False
+
+        return (order.threads, order.nice) == (self.house.threads, self.house.nice)
 
     @property
     def _shares_weights(self) -> bool:
@@ -228,7 +283,7 @@ class ModelServer:
         for child in list(self.leaving):
             if not child.leases:
                 self.leaving.discard(child)
-                _background(child.end())
+                background(child.end())
 
     # Loading
 
@@ -251,25 +306,22 @@ class ModelServer:
         while self._must_wait():
             await asyncio.sleep(0.05)
 
-        wanted = self._wanted()
-        if wanted is None:
+        lease = self._first_unfit()
+        if lease is None:
             return
 
+        wanted = lease.files
         order = ChildOrder(
             files=wanted,
             adapters=self._adapters_on(wanted),
             threads=self.house.threads,
             nice=self.house.nice,
         )
-        if self.child is not None and not self._shares_weights:
+        if not self._shares_weights:
             await self._end_present()
 
-        while (words := await self.house.make_room(self, _memory_needed(order))) != "":
-            for lease in self.waiting:
-                lease.tell(phase="waiting", words=words, position=1)
-            if not self.waiting:
-                return
-            await asyncio.sleep(0.2)
+        if not await self._has_room(order):
+            return
 
         locks = self.house.device_locks()
         child = Child(self.base_key, order, self.child_died)
@@ -283,17 +335,53 @@ class ModelServer:
 
         self._take_over(child)
 
+    async def _has_room(self, order: ChildOrder) -> bool:
+        """Whether there is memory for another child, after waiting for it. Raises ServeProblem
+        where there never will be."""
+        if any(child.order.files.base_mark == order.files.base_mark for child in self.current):
+            # It shares the weights of those.
+            if memory_available() >= SPARE_BYTES:
+                return True
+
+            self.no_spare_until = time.monotonic() + SPARE_AGAIN_SECONDS
+            if any(child.leases for child in self.current):
+                return False
+
+            # Nobody is answered: the new one comes in the place of those.
+            await self._end_present()
+
+        while (words := await self.house.make_room(self, _memory_needed(order))) != "":
+            for lease in self.waiting:
+                lease.tell(phase="waiting", words=words, position=1)
+            if not self.waiting:
+                return False
+
+            await asyncio.sleep(0.2)
+
+        return True
+
     def _must_wait(self) -> bool:
         if len(self.leaving) >= MOST_LEAVING:
             return True
+        if not self._shares_weights:
+            return any(child.leases for child in self.current)
 
-        return self.child is not None and bool(self.child.leases) and not self._shares_weights
+        # The one that was asked longest ago makes room.
+        if len(self.current) >= MOST_CHILDREN:
+            idle = [child for child in self.current if not child.leases]
+            if not idle:
+                return True
 
-    def _wanted(self) -> Files | None:
-        """The base that is wanted by the first in line for whom there is no child."""
+            self._retire(min(idle, key=lambda child: child.used_at))
+
+        return False
+
+    def _first_unfit(self) -> Lease | None:
+        """The first in line for whom there is no child, or none that is not busy with others."""
         for lease in self.waiting:
-            if self.child is None or not self._fits(self.child, lease.files):
-                return lease.files
+            fitting = [child for child in self.current if self._fits(child, lease.files)]
+            if not fitting or self._may_add(lease, fitting):
+                return lease
 
         return None
 
@@ -305,11 +393,18 @@ class ModelServer:
             if files.base_mark == wanted.base_mark and files.backend == wanted.backend
         }
 
-    def _take_over(self, child: Child) -> None:
-        if self.child is not None:
-            self.leaving.add(self.child)
+    def _retire(self, child: Child) -> None:
+        """It takes nobody any more, and ends with its last answer."""
+        self.current.remove(child)
+        self.leaving.add(child)
+        self._end_left()
 
-        self.child = child
+    def _take_over(self, child: Child) -> None:
+        self.current.append(child)
+        for other in list(self.current):
+            if not self._is_up_to_date(other) and other is not child:
+                self._retire(other)
+
         self.load_seconds = child.load_seconds
         logger.info(
             "%s is served by %s in %.1f s, %d adapters, %s threads",
@@ -321,14 +416,14 @@ class ModelServer:
         )
 
         if self.closed is not None:
-            _background(self.end(self.closed))
+            background(self.end(self.closed))
 
     # Ending
 
     def child_died(self, child: Child) -> None:
         self.leaving.discard(child)
-        if child is self.child:
-            self.child = None
+        if child in self.current:
+            self.current.remove(child)
 
         self._died(child.last_words())
         problem = ServeProblem(
@@ -350,7 +445,7 @@ class ModelServer:
 
     def refuse_waiting(self, problem: ServeProblem, *, unless_fit: bool = False) -> None:
         for lease in list(self.waiting):
-            if unless_fit and self.child is not None and self._fits(self.child, lease.files):
+            if unless_fit and any(self._fits(child, lease.files) for child in self.current):
                 continue
 
             self.waiting.remove(lease)
@@ -370,13 +465,19 @@ class ModelServer:
                     lease.refuse(problem, phase="lost")
 
     async def _end_present(self) -> None:
-        child, self.child = self.child, None
-        if child is not None:
-            await child.end()
+        ended, self.current = self.current, []
+        await asyncio.gather(*(child.end() for child in ended))
+
+    def spare_end(self) -> None:
+        """End children beside the newest that nobody has needed for a while."""
+        now = time.monotonic()
+        for child in self.current[:-1]:
+            if not child.leases and now - child.used_at > SPARE_SECONDS:
+                self._retire(child)
 
     @property
     def children(self) -> list[Child]:
-        return [child for child in (self.child, *self.leaving) if child is not None]
+        return [*self.current, *self.leaving]
 
     @property
     def lease_count(self) -> int:
@@ -404,8 +505,9 @@ class ModelServer:
             "phase": "ready" if self.child is not None else "loading",
             "adapters": list(order.adapters) if order is not None else [],
             "threads": order.threads if order is not None else 0,
-            "parallel": order.parallel if order is not None else 0,
+            "parallel": order.parallel * max(1, len(self.current)) if order is not None else 0,
             "context": self.child.ready["context"] if self.child is not None else 0,
+            "servers": len(self.children),
             "pids": [child.pid for child in self.children],
             "memory_bytes": sum(child.memory_bytes for child in self.children),
             "answering": self.lease_count,
@@ -422,7 +524,7 @@ class ModelServer:
     async def end(self, problem: ServeProblem) -> None:
         """End everything now; those who are being answered and those who wait are told why."""
         self.refuse_waiting(problem)
-        children, self.child = self.children, None
+        children, self.current = self.children, []
         self.leaving.clear()
         if self.loading is not None:
             self.loading.cancel()
@@ -434,6 +536,15 @@ class ModelServer:
             _lose(child, problem)
 
         await asyncio.gather(*(child.end() for child in children))
+
+
+def _key(lease: Lease) -> str:
+    return lease.placement.adapter_key
+
+
+def _answers_only(child: Child, key: str) -> bool:
+    """Whether all that it answers now is that adapter's."""
+    return all(_key(lease) == key for lease in child.leases)
 
 
 def _lose(child: Child, problem: ServeProblem) -> None:
@@ -455,7 +566,7 @@ def _memory_needed(order: ChildOrder) -> int:
 _tasks: set[asyncio.Task[Any]] = set()
 
 
-def _background(coroutine: Any) -> None:
+def background(coroutine: Any) -> None:
     task = asyncio.create_task(coroutine)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)

@@ -5,8 +5,9 @@ that too, made once and kept in HOME/serving/<base key>/.
     base.json            from which files it was made, and what serves it: a Record
 
 A file whose source has changed (path, size or time of a file) is made again. What llama.cpp cannot
-read, or answers otherwise than the model that was trained, is served by transformers from its own
-folder, and the record says why."""
+read is served by transformers from its own folder, and the record says why. What it reads answers
+at once, with a note, while its answers are compared with the trained model's beside it, once; where
+they differ, transformers takes over."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ import asyncio
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,9 @@ GGUF = ".gguf"
 # Of a model that is large: what a slow disk takes.
 SECONDS, BYTES_A_SECOND = 900, 1e6
 WEIGHTS_ENDINGS = (".safetensors", GGUF, ".json", ".jinja", ".model")
-# Shares of the whole: written, then compared.
-WRITTEN = 0.6
+# A comparison that could not be made is tried again after that.
+COMPARE_AGAIN_SECONDS = 600
+NOT_COMPARED = "Not yet compared with the trained model."
 DIFFERS = (
     "llama.cpp's answers differ from the trained model's, so it answers by transformers. {why}"
 )
@@ -49,12 +52,14 @@ logger = logging.getLogger("deepextension.gateway")
 @dataclass(frozen=True)
 class Record:
     """source: the mark of the files that it was made from. backend: what serves it. note: why it is
-    not llama.cpp, for people. reason: of the choice, for the operator."""
+    not llama.cpp, for people. reason: of the choice, for the operator. is_compared: whether its
+    answers are known to be the trained model's."""
 
     source: str
     backend: str
     note: str = ""
     reason: str = ""
+    is_compared: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,19 @@ class Preparation:
 class Preparations:
     """All that are under way, one after the other: each takes a processor and memory."""
 
-    def __init__(self, folder: Path) -> None:
+    """on_differs: called with a placement whose answers by llama.cpp turned out to be others than
+    the trained model's."""
+
+    def __init__(self, folder: Path, on_differs: Callable[[Placement, str], None]) -> None:
         self.folder = folder
+        self.on_differs = on_differs
+        self.comparing: set[tuple[str, str]] = set()
+        self.compared_at: dict[tuple[str, str], float] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
         self.running: dict[tuple[str, str], Preparation] = {}
         self.known: dict[tuple[str, str], Files] = {}
         self.turn = asyncio.Semaphore(1)
+        self.turn_to_compare = asyncio.Semaphore(1)
         # Threads that stay: a program ends with the thread that started it.
         self.threads = ThreadPoolExecutor(2, "prepare")
         self.lookers = ThreadPoolExecutor(2, "look")
@@ -127,6 +140,7 @@ class Preparations:
             preparation.task.add_done_callback(partial(self._ended, key))
 
         preparation.listeners.add(tell)
+        tell(preparation.words, preparation.progress)
         try:
             # It goes on when the one who asked leaves: the next one will want it.
             return await asyncio.shield(preparation.task)
@@ -141,8 +155,8 @@ class Preparations:
 
     def close(self) -> None:
         self.is_closing = True
-        for preparation in self.running.values():
-            preparation.task.cancel()
+        for task in (*(running.task for running in self.running.values()), *self.tasks):
+            task.cancel()
 
         self.threads.shutdown(wait=False, cancel_futures=True)
 
@@ -162,7 +176,85 @@ class Preparations:
             files: Files = await loop.run_in_executor(self.threads, work)
 
         self.known[placement.base_key, placement.adapter_key] = files
+        if files.note == NOT_COMPARED:
+            self._compare_soon(placement)
+
         return files
+
+    # Whether the answers are the trained model's
+
+    def _compare_soon(self, placement: Placement) -> None:
+        if placement.adapter_path.endswith(GGUF):
+            # An export, which was compared when it was made; its base was not.
+            placement = replace(placement, adapter_key="", adapter_path="")
+
+        key = (placement.base_key, placement.adapter_key)
+        tried_at = self.compared_at.get(key)
+        is_recent = tried_at is not None and time.monotonic() - tried_at < COMPARE_AGAIN_SECONDS
+        if key in self.comparing or is_recent:
+            return
+
+        self.comparing.add(key)
+        task = asyncio.create_task(self._compare(placement))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(lambda _: self.comparing.discard(key))
+
+    async def _compare(self, placement: Placement) -> None:
+        key = (placement.base_key, placement.adapter_key)
+        loop = asyncio.get_running_loop()
+        async with self.turn_to_compare:
+            self.compared_at[key] = time.monotonic()
+            try:
+                why = await loop.run_in_executor(self.threads, self._difference, placement)
+            except (ProgramProblem, OSError, ServeProblem) as error:
+                # It stays as it is, with its note.
+                logger.warning("%s cannot be compared: %s", "/".join(filter(None, key)), error)
+                return
+
+        if not why:
+            if (files := self.known.get(key)) is not None:
+                self.known[key] = replace(files, note="")
+            return
+
+        logger.warning("%s: %s", "/".join(filter(None, key)), why)
+        # The records say now what serves them.
+        for known in list(self.known):
+            if known == key or (known[0] == key[0] and not placement.adapter_key):
+                del self.known[known]
+        self.on_differs(placement, why)
+
+    def _difference(self, placement: Placement) -> str:
+        """Compare the prepared files with the model that was trained, and write the result down.
+        Returns how they differ, or nothing."""
+        from engine.serving.order import TRANSFORMERS
+
+        folder = self.folder / placement.base_key
+        target = _adapter_file(placement, folder) if placement.adapter_key else None
+        base = _base_file(placement, folder)
+        path = (target or base).with_suffix(".json")
+        mark = _record_mark(placement, source_marks(placement))
+        record = record_read(path, mark)
+        if record is None or record.is_compared:
+            return ""
+
+        adapter = ("--adapter", placement.adapter_path, "--gguf-adapter", str(target))
+        done = self._run(
+            "engine.serving.check",
+            (str(base), "--base", placement.base_path, *(adapter if target is not None else ())),
+            placement,
+            "Comparing",
+            nice=19,
+        )
+        if done.get("passed"):
+            record_write(path, replace(record, note="", is_compared=True))
+            return ""
+
+        failed = [check for check in done.get("checks", []) if not check.get("passed")]
+        why = "; ".join(f"{check.get('name')}: {check.get('detail')}" for check in failed)
+        note = DIFFERS.format(why=why)
+        record_write(path, Record(mark, TRANSFORMERS, note, reason=note))
+        return note
 
     # In a thread
 
@@ -213,8 +305,7 @@ class Preparations:
         record = Record(mark, backend, reason=reason)
         if backend == LLAMA_CPP:
             arguments = ("base", placement.base_path, str(target))
-            check = (str(target), "--base", placement.base_path)
-            record = self._made(record, placement, target, arguments, check, tell)
+            record = self._made(record, placement, target, arguments, tell)
         elif not backend_is_best(backend):
             record = Record(mark, backend, f"Answered by {reason}.", reason)
 
@@ -232,8 +323,7 @@ class Preparations:
         """What serves the adapter on that base, its file made."""
         from engine.serving.order import LLAMA_CPP
 
-        # Another base has another adapter.
-        mark = hashlib.sha256("\n".join(marks).encode()).hexdigest()
+        mark = _record_mark(placement, marks)
         if placement.adapter_path.endswith(GGUF):
             if base.backend != LLAMA_CPP:
                 raise ServeProblem(
@@ -253,12 +343,9 @@ class Preparations:
         if record is not None and (record.backend != LLAMA_CPP or target.is_file()):
             return record
 
-        base_file = str(_base_file(placement, folder))
         arguments = ("adapter", placement.adapter_path, "--base", placement.base_path, str(target))
-        adapter = ("--adapter", placement.adapter_path, "--gguf-adapter", str(target))
-        check = (base_file, "--base", placement.base_path, *adapter)
         record = Record(mark, LLAMA_CPP, reason=base.reason)
-        record = self._made(record, placement, target, arguments, check, tell)
+        record = self._made(record, placement, target, arguments, tell)
         record_write(path, record)
 
         return record
@@ -269,10 +356,9 @@ class Preparations:
         placement: Placement,
         target: Path,
         arguments: tuple[str, ...],
-        check: tuple[str, ...],
         tell: Tell,
     ) -> Record:
-        """The record of a file for llama.cpp that is written and compared; where either fails, of
+        """The record of a file for llama.cpp that is written; where that is refused, of
         transformers in its place."""
         from engine.serving.order import TRANSFORMERS
 
@@ -285,8 +371,6 @@ class Preparations:
         what = "adapter" if arguments[0] == "adapter" else "model"
         try:
             self._run("engine.serving.prepare", arguments, placement, f"Preparing the {what}", tell)
-            compare = f"Comparing the {what} with the trained one"
-            done = self._run("engine.serving.check", check, placement, compare, tell, WRITTEN)
         except (ProgramKilled, TimeLimitReached) as error:
             raise ServeProblem(str(error), code="not_prepared") from error
         except ProgramProblem as error:
@@ -297,14 +381,7 @@ class Preparations:
             note = UNKNOWN.format(why=error)
             return Record(record.source, TRANSFORMERS, note, reason=note)
 
-        if done.get("passed"):
-            return record
-
-        target.unlink(missing_ok=True)
-        failed = [c for c in done.get("checks", []) if not c.get("passed")]
-        why = "; ".join(f"{check.get('name')}: {check.get('detail')}" for check in failed)
-        note = DIFFERS.format(why=why)
-        return Record(record.source, TRANSFORMERS, note, reason=note)
+        return replace(record, note=NOT_COMPARED, is_compared=False)
 
     def _run(
         self,
@@ -312,12 +389,10 @@ class Preparations:
         arguments: tuple[str, ...],
         placement: Placement,
         words: str,
-        tell: Tell,
-        begun: float = 0.0,
+        tell: Tell = lambda words, progress: None,
+        nice: int = 0,
     ) -> dict[str, Any]:
-        """begun: the share that is done before."""
-        share = (1 - WRITTEN) if begun else WRITTEN
-        tell(words, begun)
+        tell(words, 0.0)
 
         return program_run(
             module,
@@ -326,8 +401,9 @@ class Preparations:
             memory_bytes=6 * 2**30 + 5 * placement.size_bytes,
             too_long="Preparing the model took too long.",
             work="Preparing the model",
-            environment={"OMP_NUM_THREADS": "1"} if self.is_beside_a_train else None,
-            on_report=lambda news: tell(words, begun + share * float(news.get("progress", 0))),
+            nice=nice,
+            environment={"OMP_NUM_THREADS": "1"} if nice or self.is_beside_a_train else None,
+            on_report=lambda news: tell(words, float(news.get("progress", 0))),
             on_tick=self._check_closing,
         )
 
@@ -341,6 +417,15 @@ def backend_is_best(backend: str) -> bool:
     from engine.serving.order import VLLM
 
     return backend == VLLM
+
+
+def _record_mark(placement: Placement, marks: tuple[str, str]) -> str:
+    """Of what the record is kept for: an adapter on another base is another one."""
+    base, adapter = marks
+    if not placement.adapter_key:
+        return base
+
+    return hashlib.sha256(f"{base}\n{adapter}".encode()).hexdigest()
 
 
 def _base_file(placement: Placement, folder: Path) -> Path:

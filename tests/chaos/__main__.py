@@ -24,7 +24,9 @@ from typing import Any
 
 import requests
 
+from tests.chaos.chat import ANSWERED, Chat
 from tests.chaos.faults import (
+    ANSWERS_ALONE,
     EVERYWHERE,
     ONE_WORKER,
     TRAINS_ALONE,
@@ -51,6 +53,7 @@ PAUSE_SECONDS = 3.0
 WORK_SECONDS = 60
 ROUND_SECONDS = 1800
 TRAIN = "train"
+CHAT = "chat"
 
 
 def toy_rows() -> bytes:
@@ -155,6 +158,8 @@ def round_of(
     # From its first checkpoint on: before it there is nothing to resume from.
     wait_for_checkpoint(platform, run, deadline)
     pieces = pieces_of(bench, number, names)
+    chat = Chat(platform)
+    chat.begin()
     # What is asked for first is what most faults hit.
     for piece in draw.sample(pieces, len(pieces)):
         piece.begin(deadline)
@@ -177,9 +182,12 @@ def round_of(
 
     row = settle(platform, run, deadline, pieces)
     conclude(bench, pieces, seen)
+    seen.hits[CHAT] = sum(fault in ANSWERS_ALONE for fault in faults)
+    seen.add_problems(CHAT, chat.end())
     problems = lost(platform, row, steps)
     seen.add_problems(TRAIN, problems)
     seen.life = f"{seen.hits[TRAIN]} while the train lived, its attempt {row.get('attempt')}"
+    seen.life += f"; {chat.ends[ANSWERED]} of {chat.ends.total()} questions answered"
     if not problems:
         # Room for the next: the platform keeps a reserve and starts nothing below it.
         platform.api("DELETE", f"trains/{run}/")
@@ -281,7 +289,7 @@ class Count:
 
     def table(self, names: set[str]) -> str:
         lines = [f"{'kind of work':24} {'hit by':>7} {'survived':>9} {'lost':>5} {'by hand':>8}"]
-        for name in [TRAIN, *sorted(names)]:
+        for name in [TRAIN, CHAT, *sorted(names)]:
             hits, lost_hits = self.hits[name], self.lost_hits[name]
             survived = max(0, hits - lost_hits)
             lines.append(f"{name:24} {hits:7} {survived:9} {lost_hits:5} {self.by_hand[name]:8}")

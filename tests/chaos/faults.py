@@ -286,6 +286,21 @@ def kill_watch(scene: Scene) -> None:
     _kill(*scene.platform.processes("manage.py watch"))
 
 
+def kill_gateway(scene: Scene) -> None:
+    _kill(*scene.platform.processes("manage.py gateway"))
+
+
+def kill_model_server(scene: Scene) -> None:
+    """In the middle of an answer: somebody asks all the time."""
+    _kill(*scene.platform.processes("-m engine.serving"))
+
+
+def freeze_model_server(scene: Scene) -> None:
+    for server in scene.platform.processes("-m engine.serving"):
+        with contextlib.suppress(psutil.Error):
+            server.suspend()
+
+
 EVERYWHERE: tuple[Fault, ...] = (
     kill_engine,
     kill_supervisor,
@@ -308,11 +323,16 @@ EVERYWHERE: tuple[Fault, ...] = (
     kill_lanes,
     freeze_job,
     kill_watch,
+    kill_gateway,
+    kill_model_server,
+    freeze_model_server,
 )
 
 # Which trains do not notice, and which background work does not.
 ONE_WORKER = (kill_lane, kill_job, kill_program, kill_lane_and_job, freeze_job)
-WORK_ALONE = (*ONE_WORKER, kill_lanes)
+# What neither trains nor background work notice.
+ANSWERS_ALONE = (kill_gateway, kill_model_server, freeze_model_server)
+WORK_ALONE = (*ONE_WORKER, kill_lanes, *ANSWERS_ALONE)
 TRAINS_ALONE = (
     kill_engine,
     kill_supervisor,
@@ -322,6 +342,7 @@ TRAINS_ALONE = (
     half_checkpoint,
     second_worker,
     freeze_engine,
+    *ANSWERS_ALONE,
 )
 
 

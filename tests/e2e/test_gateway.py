@@ -84,7 +84,8 @@ def test_killed_in_the_middle_of_an_answer_it_is_there_again_and_no_train_is_dis
     assert {server.parent().pid for server in servers} == {gateway_of(platform).pid}
 
     platform.api("POST", f"trains/{run['id']}/stop/", json={})
-    assert platform.ended(run)["status"] == "stopped"
+    ended = platform.ended(run)
+    assert (ended["status"] in ("stopped", "finished"), ended["error"]) == (True, None)
 
 
 def test_operators_see_it(platform: Platform, tiny: Placement):
@@ -93,6 +94,6 @@ def test_operators_see_it(platform: Platform, tiny: Placement):
     (model,) = state["models"]
     assert model["base_key"] == tiny.base_key
     assert model["memory_bytes"] > 0
-    assert "tiny" in platform.page("serving/", by="olga")
+    assert model["title"] in platform.page("serving/", by="olga")
     platform.api("POST", "serving/unload/", by="olga", json={"base_key": tiny.base_key})
     assert platform.get("serving/", by="olga")["models"] == []

@@ -128,6 +128,15 @@ def unknown(tiny_folder) -> Placement:
 
 
 @pytest.fixture
+def different(tiny_folder) -> Placement:
+    """A model whose prompts llama.cpp writes otherwise than in training."""
+    folder = tiny_folder / "different"
+    if not folder.is_dir():
+        sentencepiece_model(folder, "llama")
+    return Placement("model-4", str(folder), size_bytes=1_000_000)
+
+
+@pytest.fixture
 def other(tiny_folder) -> Placement:
     """Another model."""
     folder = tiny_folder / "other"

@@ -22,8 +22,9 @@ from serving.answering import (
     prompt_pieces,
     warm,
 )
-from serving.gateway import child, gateway
+from serving.gateway import child, gateway, model_server
 from serving.gateway.child import Child
+from serving.gateway.prepared import NOT_COMPARED
 from serving.leases import lease
 from tests.serving.conftest import closing
 
@@ -109,8 +110,9 @@ def test_base_and_adapter_share_a_server(house, base, tuned):
     assert reply["model"] == QUESTION["model"]
 
 
-def test_another_adapter_waits_for_nobody_and_cuts_nobody_off(house, base, tuned):
-    """An answer that is being written when another adapter is wanted comes to its end."""
+def test_another_adapter_waits_for_nobody_and_cuts_nobody_off(house, base, tuned, monkeypatch):
+    """An answer that is being written when another adapter is wanted goes on beside it."""
+    monkeypatch.setattr(model_server, "SPARE_SECONDS", 0.5)
 
     async def meanwhile():
         await asked(base)
@@ -121,9 +123,54 @@ def test_another_adapter_waits_for_nobody_and_cuts_nobody_off(house, base, tuned
             assert phases((await asked(tuned))[0])[-1] == "ready"
             assert child_of(house) is not first
             assert first.process.returncode is None
+            await asyncio.sleep(1)
+            assert first.process.returncode is None
         await until(lambda: first.process.returncode is not None)
 
     house.run(meanwhile())
+
+
+def test_where_no_memory_is_left_adapters_take_turns(house, base, tuned, monkeypatch):
+    house.run(asked(tuned))
+    house.run(asked(base))
+    monkeypatch.setattr(model_server, "SPARE_BYTES", 1 << 60)
+
+    async def in_turn():
+        async with lease(base) as held:
+            assert (await anext(held.events()))["phase"] == "ready"
+            waiting = asyncio.create_task(asked(tuned))
+            await until(lambda: house.state()["models"][0]["waiting"])
+            # Another one of the base does not pass it for ever.
+            behind = asyncio.create_task(asked(base))
+            await asyncio.sleep(0.3)
+            assert not waiting.done()
+            assert not behind.done()
+        return await asyncio.gather(waiting, behind)
+
+    (states, words), (_, others) = house.run(in_turn())
+    assert any("memory" in state.words for state in states)
+    assert words
+    assert others
+    assert len(house.state()["models"][0]["pids"]) == 1
+
+
+def test_whose_answers_differ_answers_by_transformers_from_then_on(house, different):
+    states, words = house.run(asked(different))
+    assert (states[-1].backend, states[-1].note) == ("llama.cpp", NOT_COMPARED)
+    assert words
+
+    asyncio.run(until(lambda: not house.state()["models"], 60))
+    states, words = house.run(asked(different))
+    assert states[-1].backend == "transformers"
+    assert "Same tokens" in states[-1].note
+    assert words
+
+
+def test_whose_answers_are_the_same_has_no_note_any_more(house, base):
+    house.run(asked(base))
+    asyncio.run(until(lambda: not house.gateway.preparations.comparing, 60))
+    (state,) = house.run(asked(base))[0]
+    assert (state.backend, state.note) == ("llama.cpp", "")
 
 
 def test_what_llama_cpp_does_not_know_is_answered_all_the_same(house, unknown):
