@@ -243,7 +243,7 @@
 
   function head(pane, index, blind) {
     const name = make("button", { type: "button", className: "btn pane-model" });
-    name.append(make("span", { className: "clip", textContent: pane.title }));
+    name.append(make("span", { className: "pane-name", textContent: pane.title }));
     if (play.mayChange) {
       name.append(icon("selector"));
       name.title = "Choose another model";
