@@ -93,6 +93,10 @@ def _multiplied_by(module: Any, rounded: dict[int, Type]) -> Type | None:
 @torch.no_grad()
 def _weight_round(weight: torch.Tensor, kind: Type, quantizer: Quantizer, transposed: bool) -> None:
     """transposed: whether the weight lies the other way round than in the file."""
+    if kind in HALVES:
+        weight.copy_(weight.to(HALVES[kind]))
+        return
+
     rows = weight.T if transposed else weight
     block, _ = GGML_QUANT_SIZES[kind]
     if kind == Type.F32 or rows.shape[-1] % block:

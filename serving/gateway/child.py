@@ -30,6 +30,9 @@ HEALTH_EVERY = 5.0
 STUCK_SECONDS = 20.0
 # From its start to its first answer; the largest model from a slow disk.
 LOAD_SECONDS = 1800
+# One that neither computes nor reads while it loads hangs.
+STILL_SECONDS = 60.0
+STILL_EVERY = 1.0
 LOG_LINES = 3
 LONGEST_LINE = 1 << 22
 
@@ -118,8 +121,12 @@ class Child:
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(self.order.to_json()).encode() + b"\n")
-            async with asyncio.timeout(LOAD_SECONDS):
-                await self._read_until_ready()
+            async with asyncio.timeout(LOAD_SECONDS) as limit:
+                watching = asyncio.create_task(self._watch_loading(limit))
+                try:
+                    await self._read_until_ready()
+                finally:
+                    watching.cancel()
         except BaseException as error:
             await self.end()
             if isinstance(error, TimeoutError | OSError):
@@ -154,6 +161,20 @@ class Child:
             self.phase = str(news.get("phase", self.phase))
 
         raise ServeProblem(self._why("ended while it loaded the model"), code="not_loaded")
+
+    async def _watch_loading(self, limit: asyncio.Timeout) -> None:
+        """Reach the time limit early where it does nothing any more."""
+        loop = asyncio.get_running_loop()
+        seen, since = work_done(self.pid), loop.time()
+        while True:
+            await asyncio.sleep(STILL_EVERY)
+            done = work_done(self.pid)
+            if done != seen:
+                seen, since = done, loop.time()
+            elif loop.time() - since > STILL_SECONDS:
+                logger.warning("the model server of %s hangs while it loads", self.name)
+                limit.reschedule(loop.time())
+                return
 
     def _why(self, what: str) -> str:
         words = self.last_words()
@@ -218,11 +239,13 @@ class Child:
                 task.cancel()
 
         process = self.process
-        if process is None or process.returncode is not None:
+        if process is None:
             return
 
         if process.stdin is not None:
             process.stdin.close()
+        if process.returncode is not None:
+            return
 
         try:
             async with asyncio.timeout(END_SECONDS if not self.leases else 0.2):
@@ -247,3 +270,15 @@ class Child:
             return 0
 
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def work_done(pid: int) -> tuple[str, ...]:
+    """What changes while a process computes or reads: page faults, and time of the processor. ()
+    where nothing is known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ()
+
+    # Fields 10, 12, 14 and 15 of man 5 proc_pid_stat; the split begins at the third.
+    return fields[7], fields[9], fields[11], fields[12]

@@ -336,6 +336,7 @@ class Gateway:
         now = time.monotonic()
         for key, server in list(self.servers.items()):
             server.spare_end()
+            server.step()
             if server.is_idle and now - server.used_at > self.facts.idle_seconds:
                 if server.child is not None:
                     logger.info("%s was not asked for a while and is unloaded", server.base_key)

@@ -104,6 +104,7 @@ class ModelServer:
         self.load_seconds: float | None = None
         self.loading: asyncio.Task[None] | None = None
         self.no_spare_until = 0.0
+        self.is_held_back = False
         self.base_mark = ""
         self.used_at = time.monotonic()
         # Nobody may be answered any more: its model is gone, or the gateway ends.
@@ -211,8 +212,9 @@ class ModelServer:
 
     def _place(self, lease: Lease, reserved: dict[Child, str]) -> Child | None:
         """A child that can begin to answer it now."""
-        if self.loading is not None and not self._shares_weights:
-            # Another one waits for the end of the present one.
+        is_replaced = self.loading is not None and not self._shares_weights
+        if is_replaced or self.is_held_back:
+            # Another child waits for the end of the present ones.
             return None
 
         key = _key(lease)
@@ -344,10 +346,13 @@ class ModelServer:
                 return True
 
             self.no_spare_until = time.monotonic() + SPARE_AGAIN_SECONDS
-            if any(child.leases for child in self.current):
+            lease = self._first_unfit()
+            if lease is None:
                 return False
 
-            # Nobody is answered: the new one comes in the place of those.
+            # It comes in the place of those, once they have answered.
+            lease.tell(phase="waiting", words=NO_ROOM, position=1)
+            await self._wait_for_answers()
             await self._end_present()
 
         while (words := await self.house.make_room(self, _memory_needed(order))) != "":
@@ -359,6 +364,15 @@ class ModelServer:
             await asyncio.sleep(0.2)
 
         return True
+
+    async def _wait_for_answers(self) -> None:
+        """Until the present children have finished; they begin nothing meanwhile."""
+        self.is_held_back = True
+        try:
+            while any(child.leases for child in self.current):
+                await asyncio.sleep(0.05)
+        finally:
+            self.is_held_back = False
 
     def _must_wait(self) -> bool:
         if len(self.leaving) >= MOST_LEAVING:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from serving import leases
 from serving.gateway import gateway
@@ -78,6 +79,7 @@ async def closing(coroutine):
 def tiny_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="deepextension-serving-") as folder:
         sentencepiece_model(Path(folder) / "tiny", "gemma2", query_pre_attn_scalar=8)
+        torch.manual_seed(7)
         adapter_made(Path(folder) / "tiny", Path(folder) / "adapter")
         yield Path(folder)
 
