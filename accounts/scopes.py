@@ -27,7 +27,9 @@ WHOLE_SCOPE_ONLY = frozenset(
         "api-model-hand-over",
         "api-chain-sharing",
         "api-chain-hand-over",
-        # They read or make data for training.
+        "api-conversation-sharing",
+        "api-conversation-hand-over",
+        # They make datasets, and show rows of them.
         "api-conversations-dataset",
         "api-conversations-prompts",
     }

@@ -21,6 +21,7 @@ from datasets_app.highlights import Highlight
 from datasets_app.histogram import Bar, Histogram, histogram
 from datasets_app.lengths import lengths_of, tokenizer_choose
 from datasets_app.models import Dataset
+from datasets_app.panels import panels_context
 from datasets_app.preview import rows_seen
 from datasets_app.readiness import readiness_of
 from datasets_app.repairing import long_repairs_of, repairs_of, safe_repairs_of
@@ -120,6 +121,7 @@ def detail_page(dataset: Dataset, reader: User, query: QueryDict) -> dict[str, A
     }
 
     context |= versions_context(dataset, reader)
+    context |= panels_context(dataset, reader)
 
     if checking:
         context["ahead"] = checks_ahead(dataset)

@@ -38,6 +38,8 @@ from openai_api.files import files_pass_on
 from people.holdings import holdings_text, rows_to_keep, uses_by_others, uses_text
 from people.models import PersonRemoval
 from people.rights import may_remove
+from playground.models import Conversation
+from playground.services import conversation_delete
 from training.models import TrainRun
 from training.train.services import train_delete, train_stop
 
@@ -46,6 +48,7 @@ logger = logging.getLogger("deepextension.people")
 # How a row of each kind is deleted with its files. In this order: chains need trains, and trains
 # need datasets and models.
 DELETE: dict[type[Owned], Callable[[Any, User], None]] = {
+    Conversation: lambda conversation, by: conversation_delete(conversation=conversation, by=by),
     Chain: lambda chain, by: chain_delete(chain=chain, by=by),
     TrainRun: lambda run, by: train_delete(run=run, by=by),
     Dataset: lambda dataset, by: dataset_delete(dataset=dataset, by=by),

@@ -1,5 +1,6 @@
 """Take the screenshots of the README and of docs/ from the demo: `make screenshots`, after `make
-demo`, whether that runs or not. Those of exports are taken where the demo's model has some."""
+demo`, whether that runs or not. Those of exports are taken where the demo's model has some, that of the
+playground where there is a conversation."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from playwright.sync_api import ViewportSize, sync_playwright  # noqa: E402
 from core.serving import address, health, platform  # noqa: E402
 from exports.models import Export  # noqa: E402
 from models_app.models import BaseModel  # noqa: E402
+from playground.models import Conversation  # noqa: E402
 from training.models import TrainRun  # noqa: E402
 
 WIDE: ViewportSize = {"width": 1440, "height": 960}
@@ -62,6 +64,15 @@ def shots_of_models() -> dict[str, Shot]:
     return shots
 
 
+def shots_of_playground() -> dict[str, Shot]:
+    """Of the newest conversation, where there is one."""
+    conversation = Conversation.objects.first()
+    if conversation is None:
+        return {}
+
+    return {"playground": Shot(conversation.get_absolute_url())}
+
+
 def session_of_admin() -> SessionStore:
     user = get_user_model().objects.filter(is_superuser=True).order_by("pk").first()
     if user is None:
@@ -83,6 +94,7 @@ def main() -> None:
 
     session = session_of_admin()
     shots = {
+        **shots_of_playground(),
         "evaluation-light": Shot(f"/trains/{run.pk}/evaluation/"),
         "new-train-dark": Shot(f"/trains/new/{run.method.slug}/?copy={run.pk}", "dark"),
         **shots_of_models(),

@@ -24,6 +24,9 @@ FILES = {
     "chart-zoom.js": "chartjs-plugin-zoom/dist/chartjs-plugin-zoom.min.js",
     "htmx.js": "htmx.org/dist/htmx.min.js",
     "idiomorph.js": "idiomorph/dist/idiomorph-ext.min.js",
+    "marked.js": "marked/lib/marked.umd.js",
+    "purify.js": "dompurify/dist/purify.min.js",
+    "highlight.js": "@highlightjs/cdn-assets/highlight.min.js",
 }
 FONTS = ("@fontsource-variable/inter", "@fontsource-variable/jetbrains-mono")
 

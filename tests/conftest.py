@@ -142,7 +142,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     if empties_database(item):
         with item.config.stash[blocking_manager_key].unblock():
             import_module("people.migrations.0002_operators").make_group(apps, None)
-            for name in ("0003_jobs", "0004_chains", "0005_exports", "0006_device_policy"):
+            rights = ("0003_jobs", "0004_chains", "0005_exports", "0006_device_policy")
+            for name in (*rights, "0007_conversations"):
                 import_module(f"people.migrations.{name}").give_rights(apps, None)
 
 

@@ -28,6 +28,7 @@ from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
 from openai_api.models import Batch, Call, File, FineTuningJob, StoredResponse, Upload
+from playground.models import Answer, Conversation, Feedback, Turn
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 
 CANARY = "canary-of-alice"
@@ -45,7 +46,8 @@ def world_make(owner: User, number: int = NUMBER, canary: str = CANARY) -> World
     job = job_make(owner, number, canary)
     chain = chain_make(run, number, canary)
     openai_make(run, number, canary)
-    world = World(owner, label, dataset, model, run, job, chain)
+    conversation = conversation_make(owner, model, run, number, canary)
+    world = World(owner, label, dataset, model, run, job, chain, conversation)
 
     missing = set(owned_models()) - set(world.owned)
     assert not missing, f"tests/world.py makes no row of {missing}"
@@ -134,6 +136,7 @@ class World:
     run: TrainRun
     job: Job
     chain: Chain
+    conversation: Conversation
 
     @property
     def owned(self) -> dict[type[Owned], Owned]:
@@ -142,6 +145,7 @@ class World:
             BaseModel: self.model,
             TrainRun: self.run,
             Chain: self.chain,
+            Conversation: self.conversation,
         }
 
 
@@ -307,6 +311,65 @@ def chain_make(run: TrainRun, number: int, canary: str) -> Chain:
     )
     Stage.objects.create(chain=chain, position=2, **asked)
     return chain
+
+
+def conversation_make(
+    owner: User, model: BaseModel, run: TrainRun, number: int, canary: str
+) -> Conversation:
+    """A prompt that the model and the train have answered, with a vote and a correction."""
+    panes = [
+        {
+            "target": f"{kind}-{row.pk}",
+            "title": f"{canary} {kind}",
+            "base_title": "",
+            "sampling": {},
+        }
+        for kind, row in (("model", model), ("train", run))
+    ]
+    conversation = Conversation.objects.create(
+        pk=number,
+        owner=owner,
+        name=f"{canary} conversation",
+        system_prompt=f"{canary} system prompt",
+        panes=panes,
+        link=f"{canary}-link-{number}",
+    )
+    turn = Turn.objects.create(
+        pk=number,
+        conversation=conversation,
+        position=number,
+        text=f"{canary} asks",
+        blind=True,
+        verdict="left",
+    )
+    for place, pane in enumerate(panes):
+        # The places of one row of everything have its number, too.
+        Answer.objects.create(
+            turn=turn,
+            place=number + place,
+            pane=place,
+            target=pane["target"],
+            title=pane["title"],
+            state=Answer.State.DONE,
+            text=f"{canary} answers",
+        )
+    for kind, verdict in (("vote", "better"), ("correction", "corrected")):
+        Feedback.objects.create(
+            conversation=conversation,
+            turn=turn,
+            place=number,
+            kind=kind,
+            verdict=verdict,
+            author=owner,
+            prompt=[{"role": "user", "content": f"{canary} asks"}],
+            chosen=f"{canary} answers",
+            chosen_target=panes[0]["target"],
+            chosen_title=panes[0]["title"],
+            rejected=f"{canary} answers worse",
+            rejected_target=panes[1]["target"],
+            rejected_title=panes[1]["title"],
+        )
+    return conversation
 
 
 def token_make(owner: User) -> str:

@@ -13,6 +13,7 @@ from knox.models import get_token_model
 from schemathesis.specs.openapi.checks import ignored_auth
 
 from chains.models import Chain, Stage
+from playground.models import Answer, Conversation, Turn
 from tests.fuzz.calls import CHECKS, name_what_is_there
 from tests.training.conftest import make_train  # noqa: F401 - a fixture
 
@@ -52,6 +53,7 @@ def api(alice, make_train, django_capture_on_commit_callbacks):  # noqa: F811
             "trains": [run.pk for run in runs],
             "jobs": [run.number for run in runs],
             "chains": [chain.pk for chain in chains],
+            "conversations": [conversation_make(alice).pk],
             "datasets": ["toys"],
             "models": ["tiny"],
             "methods": ["lora-test"],
@@ -68,6 +70,16 @@ def chain_make(run, status: str) -> Chain:
     Stage.objects.create(position=1, base_model=run.base_model, **asked, **begun)
     Stage.objects.create(position=2, **asked)
     return chain
+
+
+def conversation_make(owner) -> Conversation:
+    """A prompt that a model has answered which is gone."""
+    pane = {"target": "model-999", "title": "Tiny", "base_title": "", "sampling": {}}
+    conversation = Conversation.objects.create(owner=owner, name="Support", panes=[pane])
+    turn = Turn.objects.create(conversation=conversation, position=1, text="Reset my PIN")
+    told = {"target": "model-999", "title": "Tiny", "state": "done", "text": "Open Settings"}
+    Answer.objects.create(turn=turn, place=0, pane=0, **told)
+    return conversation
 
 
 def test_it_answers_as_its_document_says(api):

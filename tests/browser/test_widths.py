@@ -52,6 +52,14 @@ PAGES = (
     "/chains/{chain-running}/",
     "/chains/{chain-stopped}/",
     "/chains/{chain-succeeded}/",
+    "/playground/",
+    "/playground/?targets=model-{model},model-{model1}",
+    "/playground/conversations/",
+    "/playground/conversations/?search=nothing-of-that-name",
+    "/playground/feedback/",
+    "/playground/{talk1}/",
+    "/playground/{talk2}/",
+    "/playground/{talk3}/",
     "/jobs/",
     "/jobs/?search=nothing-of-that-name",
     "/jobs/?kind=token-count&status=finished&page=2",
@@ -148,6 +156,8 @@ def test_the_dark_theme_changes_colours_alone():
         "components.css",
         "datasets.css",
         "form.css",
+        "playground.css",
+        "playground_answers.css",
         "tables.css",
     ):
         text = re.sub(r"/\*.*?\*/", "", (STATIC / sheet).read_text(), flags=re.DOTALL)

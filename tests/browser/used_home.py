@@ -27,6 +27,7 @@ from jobs.models import Job
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
+from playground.models import Answer, Conversation, Feedback, Turn
 from tests.tiny import CHAT_TEMPLATE
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.train.curve_summary import curve_summaries_extend
@@ -62,7 +63,16 @@ def used_home(home: Any) -> dict[str, str]:
     jobs = jobs_make(people, models, datasets)
     exports = exports_make(people["alice"], models["model"])
     chains = chains_make(people["alice"], models, datasets, trains)
-    everything: dict[str, Model] = {**models, **datasets, **trains, **jobs, **exports, **chains}
+    talks = conversations_make(people["alice"], models)
+    everything: dict[str, Model] = {
+        **models,
+        **datasets,
+        **trains,
+        **jobs,
+        **exports,
+        **chains,
+        **talks,
+    }
     ids = {name: str(thing.pk) for name, thing in everything.items()}
     return ids | {"four": ids_of(trains, 4), "six": ids_of(trains, 6), "two": ids_of(trains, 2)}
 
@@ -147,6 +157,99 @@ def models_make(owner: User) -> dict[str, BaseModel]:
         "choose another file.",
     )
     return found
+
+
+MARKDOWN = f"""## What to do
+
+1. Open **Settings**, then `Security`.
+2. Press _Reset PIN_ and wait for the mail.
+
+| Device | Takes |
+|---|---|
+| {ADDRESS} | {SENTENCE} |
+
+```python
+def reset(pin: int) -> str:
+    return f"{{pin:04d}} {"x" * 120}"
+```
+
+> {SENTENCE}
+"""
+
+
+def conversations_make(owner: User, models: dict[str, BaseModel]) -> dict[str, Conversation]:
+    """Conversations with one, two and three models; answers that are long, that failed, that were
+    stopped and that call a tool; a blind prompt without a vote, and feedback of every kind."""
+    made = {}
+    for count in (1, 2, 3):
+        chosen = list(models.values())[:count]
+        made[f"talk{count}"] = conversation = Conversation.objects.create(
+            owner=owner,
+            name=SENTENCE[:110],
+            system_prompt=SENTENCE,
+            blind=count == 2,
+            link="link" * count,
+            panes=[
+                {
+                    "target": f"model-{model.pk}",
+                    "title": model.title,
+                    "base_title": "",
+                    "sampling": {"temperature": 0.7, "stop": ["</s>"]},
+                }
+                for model in chosen
+            ],
+        )
+        for position in (1, 2):
+            turn = Turn.objects.create(
+                conversation=conversation,
+                position=position,
+                text=SENTENCE if position == 1 else ADDRESS,
+                blind=count == 2 and position == 2,
+            )
+            for place, pane in enumerate(conversation.panes):
+                answer_make(turn, place, pane)
+
+    first = Turn.objects.get(conversation=made["talk2"], position=1)
+    verdicts = ("vote", "better"), ("thumb", "up"), ("correction", "corrected")
+    for kind, verdict in verdicts:
+        Feedback.objects.create(
+            conversation=made["talk2"],
+            turn=first,
+            kind=kind,
+            verdict=verdict,
+            author=owner,
+            prompt=[{"role": "user", "content": SENTENCE}],
+            chosen=SENTENCE,
+            chosen_target=made["talk2"].panes[0]["target"],
+            chosen_title=made["talk2"].panes[0]["title"],
+            rejected=ADDRESS,
+            rejected_target=made["talk2"].panes[1]["target"],
+            rejected_title=made["talk2"].panes[1]["title"],
+        )
+    return made
+
+
+def answer_make(turn: Turn, place: int, pane: dict[str, Any]) -> Answer:
+    call = {"name": "send_mail_to_support", "arguments": json.dumps({"text": SENTENCE})}
+    states: tuple[dict[str, Any], ...] = (
+        {"state": "done", "text": MARKDOWN, "finish_reason": "length", "reasoning": SENTENCE},
+        {"state": "stopped", "text": SENTENCE},
+        {"state": "failed", "error": SENTENCE},
+        {"state": "done", "tool_calls": [{"id": "1", "type": "function", "function": call}]},
+    )
+    # What is voted on has words on both sides.
+    chosen = states[place] if turn.blind else states[(place + turn.position - 1) % len(states)]
+    figures = {"prompt_tokens": 120, "tokens": 212, "rate": 48.2, "first_seconds": 0.21}
+    return Answer.objects.create(
+        turn=turn,
+        place=place,
+        pane=place,
+        target=pane["target"],
+        title=pane["title"],
+        seconds=4.4,
+        **figures,
+        **chosen,
+    )
 
 
 def exports_make(owner: User, model: BaseModel) -> dict[str, Export]:

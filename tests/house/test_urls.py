@@ -54,7 +54,9 @@ PARTS_OF_PEOPLE = (
     "models",
     "jobs",
     "chains",
+    "playground",
     "api/v1/chains",
+    "api/v1/conversations",
     "api/v1/jobs",
     "api/v1/trains",
     "api/v1/trains/try-rewards",
@@ -83,6 +85,15 @@ QUERIES = (
     "/models/?owner=alice",
     "/jobs/?owner=alice",
     "/chains/?owner=alice",
+    "/playground/conversations/?owner=alice",
+    f"/playground/?target=train-{NUMBER}",
+    f"/playground/?targets=model-{NUMBER},export-{NUMBER}",
+    f"/playground/feedback/?conversation={NUMBER}",
+    "/api/v1/conversations/?owner=alice",
+    *(
+        f"/api/v1/conversations/prompts/?target={kind}-{NUMBER}"
+        for kind in ("model", "train", "export")
+    ),
     "/api/v1/chains/?owner=alice",
     "/api/v1/jobs/?owner=alice",
     "/api/v1/trains/?owner=alice",
@@ -102,6 +113,16 @@ BODIES: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("/trains/new/grpo/try/", INGREDIENTS, "form"),
     ("/chains/new/lora/", INGREDIENTS, "form"),
     ("/api/v1/chains/", {"stages": [INGREDIENTS, INGREDIENTS]}, "application/json"),
+    (
+        "/api/v1/conversations/",
+        {"panes": [{"target": f"train-{NUMBER}"}, {"target": f"model-{NUMBER}"}]},
+        "application/json",
+    ),
+    (
+        "/api/v1/conversations/datasets/",
+        {"form": "sft", "conversation": NUMBER},
+        "application/json",
+    ),
 )
 
 
@@ -414,6 +435,8 @@ def test_operators_open_every_page_of_the_administration_that_is_theirs(client, 
         f"/admin/training/trainrun/{NUMBER}/change/",
         "/admin/chains/chain/",
         f"/admin/chains/chain/{NUMBER}/change/",
+        "/admin/playground/conversation/",
+        f"/admin/playground/conversation/{NUMBER}/change/",
         "/admin/jobs/notice/",
         "/admin/methods/trainingmethod/",
         "/admin/methods/trainingmethod/add/",

@@ -46,7 +46,7 @@ def folders(world) -> list[bool]:
 def test_it_asks_what_happens_to_what_somebody_has(world, olga):
     with pytest.raises(
         UserError,
-        match=r"alice has 1 dataset, 1 base model, 1 train and 1 chain\. Say who gets them",
+        match=r"alice has 1 dataset, 1 base model, 1 train, 1 chain and 1 conversation\. Say who gets them",
     ):
         person_remove(person=world.owner, by=olga)
     world.owner.refresh_from_db()
@@ -83,7 +83,13 @@ def test_deleted_everything_goes_with_its_files(
 ):
     with django_capture_on_commit_callbacks(execute=True):
         assert person_remove(person=world.owner, by=olga, delete_data=True) is None
-    assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": [], "Chain": []}
+    assert owners() == {
+        "Dataset": [],
+        "BaseModel": [],
+        "TrainRun": [],
+        "Chain": [],
+        "Conversation": [],
+    }
     assert folders(world) == [False, False, False, False]
     assert not Notice.objects.exists()
 
@@ -143,7 +149,13 @@ def test_trains_are_stopped_before_their_files_go_and_nobody_sees_anything_meanw
 
     TrainRun.objects.update(status=Status.STOPPED)
     removals_finish()
-    assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": [], "Chain": []}
+    assert owners() == {
+        "Dataset": [],
+        "BaseModel": [],
+        "TrainRun": [],
+        "Chain": [],
+        "Conversation": [],
+    }
     assert not run.directory.exists()
     assert not User.objects.filter(username="alice").exists()
     assert not PersonRemoval.objects.exists()
@@ -225,6 +237,7 @@ def test_what_others_use_can_go_to_somebody_while_the_rest_is_deleted(
         "BaseModel": ["carol"],
         "TrainRun": ["bob"],
         "Chain": [],
+        "Conversation": [],
     }
     assert folders(world) == [True, True, False, False]
     used.refresh_from_db()
@@ -281,6 +294,7 @@ class TestApi:
             "base models": 1,
             "trains": 1,
             "chains": 1,
+            "conversations": 1,
         }
         assert rows["alice"]["removal"] is None
         assert client.get(f"{self.URL}{world.owner.pk}/").json() == rows["alice"]
@@ -360,7 +374,7 @@ class TestAdministration:
         client.force_login(otto)
         address = f"{self.LIST}{world.owner.pk}/delete/"
         assert (
-            "has 1 dataset, 1 base model, 1 train and 1 chain"
+            "has 1 dataset, 1 base model, 1 train, 1 chain and 1 conversation"
             in client.get(address).content.decode()
         )
         assert "Choose who gets it" in client.post(address, {"what": "hand_over"}).content.decode()
@@ -395,7 +409,13 @@ class TestAdministration:
         assert User.objects.filter(username="alice").exists()
         client.post(self.LIST, chosen | {"what": "delete"})
         assert set(User.objects.values_list("username", flat=True)) == {"carol", "otto"}
-        assert owners() == {"Dataset": [], "BaseModel": [], "TrainRun": [], "Chain": []}
+        assert owners() == {
+            "Dataset": [],
+            "BaseModel": [],
+            "TrainRun": [],
+            "Chain": [],
+            "Conversation": [],
+        }
 
     def test_what_stands_in_the_way_is_said_before_the_first_goes(
         self, client, world, bob, carol, olga, used

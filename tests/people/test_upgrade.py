@@ -85,7 +85,13 @@ def upgraded(tmp_path_factory):
 
 def test_nothing_is_lost_and_only_what_came_with_the_platform_is_shared(upgraded):
     state, _ = upgraded
-    assert state["rows"] == {"Dataset": 2, "BaseModel": 3, "TrainRun": 2, "Chain": 0}
+    assert state["rows"] == {
+        "Dataset": 2,
+        "BaseModel": 3,
+        "TrainRun": 2,
+        "Chain": 0,
+        "Conversation": 0,
+    }
     assert state["shared"] == ["smollm2-135m-instruct"]
 
 
@@ -96,6 +102,7 @@ def test_what_deleted_accounts_left_is_no_longer_everybodys(upgraded):
         "BaseModel": ["-", "alice"],
         "TrainRun": ["alice"],
         "Chain": [],
+        "Conversation": [],
     }
     assert "Dataset: 1 without an owner" in said
 
@@ -103,6 +110,12 @@ def test_what_deleted_accounts_left_is_no_longer_everybodys(upgraded):
 def test_staff_keeps_what_it_did(upgraded):
     state, said = upgraded
     assert state["operators"] == ["stan"]
-    assert state["stan"] == {"Dataset": 2, "BaseModel": 3, "TrainRun": 2, "Chain": 0}
+    assert state["stan"] == {
+        "Dataset": 2,
+        "BaseModel": 3,
+        "TrainRun": 2,
+        "Chain": 0,
+        "Conversation": 0,
+    }
     assert state["queue"]
     assert "Added to the group Operators: stan" in said

@@ -36,6 +36,7 @@ ENTRIES = (
     ("Datasets", "database", "datasets:list", ""),
     ("Models", "cube", "models:list", ""),
     ("Compare", "columns-3", "training:compare", ""),
+    ("Playground", "messages", "playground:new", ""),
     ("Methods", "puzzle", "methods:list", ""),
     ("For programs", "terminal-2", "programs:page", "Programs"),
     ("API", "api", "api-docs", ""),

@@ -1,0 +1,64 @@
+"""What a model is told: the conversation as one pane has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from playground.models import Answer, Conversation, Turn
+
+Messages = list[dict[str, Any]]
+
+
+def messages_of(conversation: Conversation, pane: int, turn: Turn | None = None) -> Messages:
+    """The messages up to the prompt of `turn`, without its answer; None for the whole conversation.
+
+    A prompt that this pane has not answered is left out: chat templates want answers between
+    prompts. After a blind vote all go on from the better answer, so that the next answers are again
+    to one and the same conversation."""
+    messages: Messages = []
+    if conversation.system_prompt.strip():
+        messages.append({"role": "system", "content": conversation.system_prompt})
+
+    for earlier in conversation.turns.all():
+        if turn is not None and earlier.position >= turn.position:
+            break
+
+        answer = _goes_on_from(earlier, pane)
+        if answer is not None and answer.has_content:
+            messages += [asked(earlier), answered(answer)]
+
+    if turn is not None:
+        messages.append(asked(turn))
+
+    return messages
+
+
+# Of two equally good ones the left one; two bad ones are forgotten with their prompt.
+PLACES = {Turn.Verdict.LEFT: 0, Turn.Verdict.RIGHT: 1, Turn.Verdict.TIE: 0, Turn.Verdict.BAD: None}
+
+
+def _goes_on_from(turn: Turn, pane: int) -> Answer | None:
+    if not turn.blind or not turn.verdict:
+        return answer_of(turn, pane)
+
+    place = PLACES[Turn.Verdict(turn.verdict)]
+    answers: Iterable[Answer] = turn.answers.all()
+    return next((answer for answer in answers if answer.place == place), None)
+
+
+def answer_of(turn: Turn, pane: int) -> Answer | None:
+    answers: Iterable[Answer] = turn.answers.all()
+    return next((answer for answer in answers if answer.pane == pane), None)
+
+
+def asked(turn: Turn) -> dict[str, Any]:
+    return {"role": "user", "content": turn.text}
+
+
+def answered(answer: Answer) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text}
+    if answer.tool_calls:
+        message["tool_calls"] = answer.tool_calls
+
+    return message

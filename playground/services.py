@@ -1,0 +1,282 @@
+"""Everything that changes a conversation. Pages, API and admin call these."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from core.errors import UserError
+from core.ownership import deletion_check, owner_check
+from core.text import clean_label, storable
+from playground.models import (
+    NAME_LIMIT,
+    TITLE_LIMIT,
+    Answer,
+    Conversation,
+    Turn,
+)
+from playground.sampling import (
+    PANES_LIMIT,
+    TEXT_LIMIT,
+    prompt_clean,
+    response_format_clean,
+    sampling_clean,
+    tools_clean,
+)
+from serving.targets import target_find
+
+# What a conversation is called that nobody has named: the beginning of its first prompt.
+NAME_CHARACTERS = 60
+UNNAMED = "New conversation"
+TURNS_LIMIT = 500
+LOST = "The platform stopped in the middle of this answer."
+
+
+def panes_clean(given: Any, reader: User) -> list[dict[str, Any]]:
+    """Panes as they are stored: target, title, base_title, sampling. Raises UserError by field for
+    a model that `reader` may not see, or that cannot answer."""
+    if not isinstance(given, list) or not 1 <= len(given) <= PANES_LIMIT:
+        raise UserError({"panes": [f"Choose one to {PANES_LIMIT} models."]})
+
+    panes = []
+    for index, pane in enumerate(given):
+        field = f"panes.{index}"
+        if not isinstance(pane, dict) or not isinstance(pane.get("target"), str):
+            raise UserError({f"{field}.target": ["Choose a model."]})
+
+        sampling = sampling_clean(pane.get("sampling") or {}, f"{field}.sampling")
+        try:
+            served = target_find(pane["target"], reader)
+        except UserError as refusal:
+            raise UserError({f"{field}.target": [refusal.message]}, code=refusal.code) from refusal
+
+        panes.append(
+            {
+                "target": served.target.key,
+                "title": served.title[:TITLE_LIMIT],
+                "base_title": served.base_title[:TITLE_LIMIT],
+                "sampling": sampling,
+            }
+        )
+
+    return panes
+
+
+def _panes_kept(conversation: Conversation, given: Any, by: User) -> list[dict[str, Any]]:
+    """As panes_clean, but a model that is there already may stay when it is gone since."""
+    there = {pane["target"]: pane for pane in conversation.panes}
+    if not isinstance(given, list) or not 1 <= len(given) <= PANES_LIMIT:
+        raise UserError({"panes": [f"Choose one to {PANES_LIMIT} models."]})
+
+    panes = []
+    for index, pane in enumerate(given):
+        known = there.get(pane.get("target")) if isinstance(pane, dict) else None
+        if known is None:
+            panes += panes_clean([pane], by)
+            continue
+
+        sampling = sampling_clean(pane.get("sampling") or {}, f"panes.{index}.sampling")
+        panes.append(known | {"sampling": sampling})
+
+    return panes
+
+
+def _system_clean(text: str) -> str:
+    clean: str = storable(text.replace("\r\n", "\n"))
+    if len(clean) > TEXT_LIMIT:
+        raise UserError({"system_prompt": [f"At most {TEXT_LIMIT:,} characters."]})
+
+    return clean
+
+
+def _blind_check(blind: bool, panes: Sequence[Any]) -> bool:
+    if blind and len(panes) != 2:
+        raise UserError({"blind": ["A blind vote is between two models."]})
+
+    return blind
+
+
+def conversation_create(
+    *,
+    owner: User,
+    panes: Any,
+    name: str = "",
+    system_prompt: str = "",
+    tools: Any = None,
+    response_format: Any = None,
+    blind: bool = False,
+) -> Conversation:
+    """Raises UserError by field."""
+    clean = panes_clean(panes, owner)
+
+    return Conversation.objects.create(
+        owner=owner,
+        name=clean_label(name, limit=NAME_LIMIT) or UNNAMED,
+        panes=clean,
+        system_prompt=_system_clean(system_prompt),
+        tools=tools_clean(tools),
+        response_format=response_format_clean(response_format),
+        blind=_blind_check(blind, clean),
+        changed_at=timezone.now(),
+    )
+
+
+def conversation_update(*, conversation: Conversation, by: User, **given: Any) -> Conversation:
+    """Change any of name, panes, system_prompt, tools, response_format and blind; what was asked
+    already stays as it was. Raises PermissionDenied, and UserError by field."""
+    owner_check(conversation, by)
+    values: dict[str, Any] = {}
+
+    if "name" in given:
+        values["name"] = clean_label(given["name"], limit=NAME_LIMIT)
+        if not values["name"]:
+            raise UserError({"name": ["Give the conversation a name."]})
+
+    if "panes" in given:
+        values["panes"] = _panes_kept(conversation, given["panes"], by)
+    if "system_prompt" in given:
+        values["system_prompt"] = _system_clean(given["system_prompt"])
+    if "tools" in given:
+        values["tools"] = tools_clean(given["tools"])
+    if "response_format" in given:
+        values["response_format"] = response_format_clean(given["response_format"])
+
+    blind = given.get("blind", conversation.blind)
+    panes = values.get("panes", conversation.panes)
+    if "blind" in given:
+        values["blind"] = _blind_check(blind, panes)
+    elif blind and len(panes) != 2:
+        # Without a second model there is nothing to vote on.
+        values["blind"] = False
+
+    if values:
+        Conversation.objects.filter(pk=conversation.pk).update(**values)
+        for name, value in values.items():
+            setattr(conversation, name, value)
+
+    return conversation
+
+
+def conversation_delete(*, conversation: Conversation, by: User) -> None:
+    """With its prompts, answers and feedback; datasets that were made of it stay. Raises
+    PermissionDenied."""
+    deletion_check(conversation, by)
+    conversation.delete()
+
+
+def link_set(*, conversation: Conversation, by: User, wanted: bool) -> Conversation:
+    """Make an address by which everyone who is signed in can read it, as far as they may see its
+    models; or end that, for ever: the next address is another one. Raises PermissionDenied."""
+    owner_check(conversation, by)
+    link = conversation.link
+    if wanted != bool(link):
+        link = secrets.token_urlsafe(20) if wanted else ""
+        Conversation.objects.filter(pk=conversation.pk).update(link=link)
+        conversation.link = link
+
+    return conversation
+
+
+def turn_add(*, conversation: Conversation, by: User, text: str, replaces: int = 0) -> Turn:
+    """Add a prompt, and an answer to come for each pane.
+
+    replaces: the position of an earlier prompt in whose place it comes; that one and all behind it
+    go, with their answers. Feedback on them stays. 0 for none.
+
+    Raises PermissionDenied, and UserError where there is no such prompt, or the text is no prompt.
+    """
+    owner_check(conversation, by)
+    text = prompt_clean(text)
+
+    with transaction.atomic():
+        locked = Conversation.objects.select_for_update(of=("self",)).get(pk=conversation.pk)
+        turns = Turn.objects.filter(conversation=locked)
+        last = turns.order_by("-position").first()
+        position = last.position + 1 if last is not None else 1
+
+        if replaces:
+            if not turns.filter(position=replaces).exists():
+                raise UserError({"replaces": ["There is no such prompt any more."]})
+
+            turns.filter(position__gte=replaces).delete()
+            position = replaces
+
+        if position > TURNS_LIMIT:
+            raise UserError(
+                f"A conversation has at most {TURNS_LIMIT} prompts. Begin a new one.",
+                code="too_long",
+                status=409,
+            )
+
+        answers_lost(locked)
+        turn = Turn.objects.create(
+            conversation=locked, position=position, text=text, blind=locked.blind
+        )
+        Answer.objects.bulk_create(_answers_to_come(turn, locked.panes))
+
+        values: dict[str, Any] = {"changed_at": timezone.now()}
+        if position == 1 and locked.name == UNNAMED:
+            values["name"] = clean_label(text[: 4 * NAME_CHARACTERS], limit=NAME_CHARACTERS)
+
+        Conversation.objects.filter(pk=locked.pk).update(**values)
+
+    return turn
+
+
+def _answers_to_come(turn: Turn, panes: Sequence[dict[str, Any]]) -> list[Answer]:
+    order = list(range(len(panes)))
+    if turn.blind:
+        random.shuffle(order)
+
+    return [
+        Answer(
+            turn=turn,
+            place=place,
+            pane=pane,
+            target=panes[pane]["target"],
+            title=panes[pane]["title"],
+            sampling=panes[pane]["sampling"],
+        )
+        for place, pane in enumerate(order)
+    ]
+
+
+def answers_lost(conversation: Conversation) -> None:
+    """Answers that nobody writes any more, since the process that did is gone, say so. For when
+    the person goes on."""
+    answers = Answer.objects.filter(turn__conversation=conversation)
+    answers.filter(state=Answer.State.WRITING).update(state=Answer.State.FAILED, error=LOST)
+
+
+def answer_begin(answer: Answer) -> bool:
+    """Take an answer to be written; False where somebody else does, or it is whole already."""
+    again = (Answer.State.WAITING, Answer.State.STOPPED, Answer.State.FAILED)
+    return bool(
+        Answer.objects.filter(pk=answer.pk, state__in=again).update(
+            state=Answer.State.WRITING,
+            text="",
+            reasoning="",
+            tool_calls=[],
+            finish_reason="",
+            error="",
+            prompt_tokens=None,
+            tokens=None,
+            first_seconds=None,
+            seconds=None,
+            rate=None,
+        )
+    )
+
+
+def answer_end(pk: int, values: dict[str, Any]) -> None:
+    """Store what was written, and how it ended. It may be gone meanwhile, or taken for lost where
+    the person went on at once."""
+    there = Q(state=Answer.State.WRITING) | Q(state=Answer.State.FAILED, error=LOST)
+    Answer.objects.filter(there, pk=pk).update(**storable(values))

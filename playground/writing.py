@@ -1,0 +1,195 @@
+"""An answer as it is written: from the model server to the reader, and at its end into the database.
+
+Server-sent events:
+
+    event: state     what happens before the first word, as serving.answering.State
+    data: …          a chunk of the answer, as OpenAI's API has it
+    event: failed    {"message", "code"}: there is no answer, or not all of it
+    event: done      the answer as it is stored
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from core.web.in_thread import in_thread
+from core.web.open_streams import open_stream
+from playground.models import Answer
+from playground.services import answer_end
+from serving.answering import CHAT, AnswerProblem, Data, State, answer_stream
+from serving.targets import Placement
+
+logger = logging.getLogger("deepextension.web")
+
+FAULT = "This ended by a fault of the platform."
+
+
+@dataclass(frozen=True)
+class Asked:
+    """answer: its id. hidden: whether nobody may know yet which model answers. seen: makes what is
+    told of the stored answer, and asks the database."""
+
+    answer: int
+    placement: Placement
+    body: dict[str, Any]
+    hidden: bool
+    seen: Callable[[int], dict[str, Any]]
+
+
+@dataclass
+class Written:
+    """What has come of an answer."""
+
+    began: float = field(default_factory=time.monotonic)
+    first: float | None = None
+    last: float | None = None
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    pieces: int = 0
+    usage: dict[str, Any] = field(default_factory=dict)
+    finish_reason: str = ""
+
+    def take(self, payload: bytes) -> None:
+        """Read a chunk; what cannot be read has no words."""
+        try:
+            chunk = json.loads(payload)
+        except ValueError:
+            return
+
+        if isinstance(chunk.get("usage"), dict):
+            self.usage = chunk["usage"]
+
+        for choice in chunk.get("choices") or ():
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            self._take_delta(choice.get("delta") or {})
+
+    def _take_delta(self, delta: dict[str, Any]) -> None:
+        words = delta.get("content") or ""
+        thoughts = delta.get("reasoning_content") or delta.get("reasoning") or ""
+        calls = delta.get("tool_calls") or []
+        if not (words or thoughts or calls):
+            return
+
+        self.last = time.monotonic()
+        if self.first is None:
+            self.first = self.last
+
+        self.pieces += 1
+        self.text.append(words)
+        self.reasoning.append(thoughts)
+        for call in calls:
+            self._take_call(call)
+
+    def _take_call(self, part: dict[str, Any]) -> None:
+        """Calls come in pieces: the name first, then the arguments."""
+        index = part.get("index", len(self.calls))
+        whole = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        call = self.calls.setdefault(index, whole)
+        call["id"] = part.get("id") or call["id"]
+        function = part.get("function") or {}
+
+        for name in ("name", "arguments"):
+            call["function"][name] += function.get(name) or ""
+
+    def values(self, state: str, error: str) -> dict[str, Any]:
+        """The columns of the answer."""
+        tokens = self.usage.get("completion_tokens", self.pieces)
+        rate = None
+        if self.first is not None and self.last is not None and tokens > 1:
+            # The first token comes with the reading of the prompt.
+            rate = (tokens - 1) / max(self.last - self.first, 1e-3)
+
+        return {
+            "state": state,
+            "error": error,
+            "text": "".join(self.text),
+            "reasoning": "".join(self.reasoning),
+            "tool_calls": [self.calls[index] for index in sorted(self.calls)],
+            "prompt_tokens": self.usage.get("prompt_tokens"),
+            "tokens": tokens,
+            "rate": rate,
+            "first_seconds": self.first - self.began if self.first is not None else None,
+            "seconds": time.monotonic() - self.began,
+            "finish_reason": self.finish_reason[:40],
+        }
+
+
+async def written(asked: Asked) -> AsyncGenerator[bytes, None]:
+    """The events of an answer. What has come when its reader leaves is stored all the same."""
+    with open_stream():
+        async for event in _written(asked):
+            yield event
+
+
+async def _written(asked: Asked) -> AsyncGenerator[bytes, None]:
+    so_far = Written()
+    state: str = Answer.State.STOPPED
+    problem: AnswerProblem | None = None
+
+    try:
+        stream = answer_stream(asked.placement, CHAT, asked.body)
+        async with aclosing(stream) as parts:
+            async for part in parts:
+                if isinstance(part, State):
+                    yield state_event(part, hidden=asked.hidden)
+                else:
+                    so_far.take(part.payload)
+                    yield data_event(part, hidden=asked.hidden)
+
+        state = Answer.State.DONE
+    except AnswerProblem as error:
+        problem = error
+    except Exception:
+        logger.exception("answer %s ended by a fault", asked.answer)
+        problem = AnswerProblem(FAULT, code="error", status=500)
+    finally:
+        if problem is not None:
+            state = Answer.State.FAILED
+
+        values = so_far.values(state, problem.message if problem is not None else "")
+        # A reader who leaves cancels this task, but not the writing down.
+        await asyncio.shield(in_thread(answer_end, asked.answer, values))
+
+    if problem is not None:
+        yield event("failed", {"message": problem.message, "code": problem.code})
+    else:
+        yield event("done", await in_thread(asked.seen, asked.answer))
+
+
+def state_event(state: State, *, hidden: bool) -> bytes:
+    values = asdict(state)
+    if hidden:
+        # What serves a model can tell which one it is.
+        values |= {"backend": "", "note": "", "context": 0, "abilities": []}
+
+    return event("state", values)
+
+
+def data_event(data: Data, *, hidden: bool) -> bytes:
+    payload = data.payload
+    if hidden:
+        payload = _without_speed(payload)
+
+    return b"data: " + payload + b"\n\n"
+
+
+def _without_speed(payload: bytes) -> bytes:
+    """A chunk with its words alone: model names, counts and times could tell which model it is."""
+    try:
+        chunk = json.loads(payload)
+    except ValueError:
+        return b"{}"
+
+    return json.dumps({"choices": chunk.get("choices") or []}).encode()
+
+
+def event(name: str, values: Any) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(values)}\n\n".encode()

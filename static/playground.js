@@ -1,0 +1,397 @@
+// The playground: one prompt, up to three models side by side. The conversation is made at its first prompt, and each
+// answer is a stream of its own.
+(() => {
+  "use strict";
+  const data = DX.readJson("play-data");
+  const root = document.getElementById("play");
+  if (!data || !root) return;
+  const $ = (id) => document.getElementById(id);
+  const { make, icon } = DX;
+  const ASK_AGAIN = 1000; // milliseconds, for answers that another page is writing
+  const LONGEST_WAIT = 120; // times
+  const STORED_AFTER = 150; // milliseconds
+  const STORED_WITHIN = 20; // times
+  // Which answer both models are told after a blind vote, as playground.messages has it.
+  const GOES_ON_FROM = { left: 0, right: 1, tie: 0 };
+
+  const play = {
+    api: data.api,
+    conversation: data.conversation,
+    contexts: new Map(), // key of a model -> tokens that it reads
+    streams: new Map(), // cell -> AbortController
+    turns: [],
+    tab: 0,
+
+    get mayChange() {
+      return this.conversation.may_change;
+    },
+    get address() {
+      return `${this.api}${this.conversation.id}/`;
+    },
+    isWriting(cell) {
+      return this.streams.has(cell);
+    },
+    isLast(turn) {
+      return this.turns.at(-1)?.value.position === turn.position;
+    },
+
+    // What a pane is told so far; as playground.messages has it.
+    messagesOf(pane) {
+      const messages = [];
+      const { system_prompt: system, panes } = this.conversation;
+      if (system.trim()) messages.push({ role: "system", content: system });
+      for (const { value } of this.turns) {
+        const answer = value.blind
+          ? value.answers.find((one) =>
+              value.verdict
+                ? one.place === GOES_ON_FROM[value.verdict]
+                : one.target === panes[pane]?.target,
+            )
+          : value.answers[pane];
+        if (answer?.text)
+          messages.push(
+            { role: "user", content: value.text },
+            { role: "assistant", content: answer.text },
+          );
+      }
+      return messages;
+    },
+
+    // Changes of the conversation; before its first prompt they are kept here.
+    async change(values) {
+      if (this.conversation.id) {
+        const body = { ...values };
+        if (body.panes) body.panes = body.panes.map(asked);
+        const seen = await DX.api(this.address, { method: "PATCH", body });
+        const { turns: _turns, ...rest } = seen;
+        Object.assign(this.conversation, rest);
+      } else {
+        Object.assign(this.conversation, values);
+        if (this.conversation.panes.length !== 2) this.conversation.blind = false;
+      }
+      drawHeads();
+      settings?.read();
+    },
+
+    async ensure() {
+      if (this.conversation.id) return;
+      const { panes, system_prompt, tools, response_format, blind } = this.conversation;
+      const body = { panes: panes.map(asked), system_prompt, tools, response_format, blind };
+      const seen = await DX.api(this.api, { method: "POST", body });
+      const { turns: _turns, ...rest } = seen;
+      Object.assign(this.conversation, rest);
+      history.replaceState(null, "", `${data.page}${seen.id}/`);
+      $("play-welcome")?.remove();
+    },
+
+    async send(text, replaces = 0) {
+      if (this.sending || !text.trim()) return false;
+      this.sending = true;
+      try {
+        await this.settle();
+        await this.ensure();
+        const body = { text, replaces };
+        const value = await DX.api(`${this.address}turns/`, { method: "POST", body });
+        while (this.turns.at(-1)?.value.position >= value.position)
+          this.turns.pop().element.remove();
+        const turn = this.add(value);
+        for (const other of this.turns.slice(0, -1)) other.cells.forEach((cell) => cell.draw());
+        if (value.position === 1) this.name(text);
+        turn.cells.forEach((cell) => this.write(cell));
+        turn.element.scrollIntoView({ block: "nearest" });
+        return true;
+      } catch (error) {
+        DX.toast(DX.reasonOf(error), "error");
+        return false;
+      } finally {
+        this.sending = false;
+      }
+    },
+
+    name(text) {
+      if (this.conversation.name !== "New conversation") return;
+      this.conversation.name = text.trim().replace(/\s+/g, " ").slice(0, 60);
+      $("play-name").textContent = this.conversation.name;
+      document.title = `${this.conversation.name} · DeepExtension`;
+    },
+
+    add(value) {
+      const turn = new window.DXAnswers.Turn(value, this);
+      this.turns.push(turn);
+      $("play-turns").append(turn.element);
+      return turn;
+    },
+
+    async write(cell) {
+      const { turn, answer } = cell;
+      const stop = new AbortController();
+      this.streams.set(cell, stop);
+      cell.set({ state: "writing", text: "", reasoning: "", tool_calls: [], error: "" });
+      drawStop();
+      const url = `${this.address}turns/${turn.position}/answers/${answer.place}/`;
+      const pane = this.conversation.panes[answer.place];
+      try {
+        await window.DXStream.answer(
+          url,
+          {
+            state: (state) => this.hear(cell, pane, state),
+            chunk: (chunk) => cell.write(chunk),
+            failed: ({ message }) => cell.set({ state: "failed", error: message }),
+            done: (stored) => cell.set(stored),
+          },
+          stop.signal,
+        );
+      } catch (error) {
+        if (stop.signal.aborted) cell.set({ state: "stopped" });
+        else cell.set({ state: "failed", error: refusal(error) });
+      } finally {
+        this.streams.delete(cell);
+        cell.drawActions();
+        this.turnOf(cell)?.drawVotes();
+        drawStop();
+        announce(cell);
+      }
+    },
+
+    hear(cell, pane, state) {
+      cell.say(state.phase === "ready" ? "Reading the prompt" : state.words);
+      if (state.phase !== "ready" || !pane || cell.turn.blind) return;
+      if (state.context) this.contexts.set(pane.target, state.context);
+      settings?.learn(pane.title, state.abilities);
+      if (state.backend) pane.backend = [state.backend, state.note].filter(Boolean).join(": ");
+      drawHeads();
+    },
+
+    turnOf(cell) {
+      return this.turns.find((turn) => turn.cells.includes(cell));
+    },
+
+    stop(cell) {
+      this.streams.get(cell)?.abort();
+    },
+    stopAll() {
+      for (const stop of this.streams.values()) stop.abort();
+    },
+
+    // Stop what is being written, and wait until it is stored: the next prompt is asked after it.
+    async settle() {
+      if (!this.streams.size) return;
+      this.stopAll();
+      for (let times = 0; times < STORED_WITHIN; times += 1) {
+        await new Promise((done) => setTimeout(done, STORED_AFTER));
+        const seen = await DX.api(this.address);
+        if (!seen.turns.some(({ answers }) => answers.some(({ state }) => state === "writing")))
+          return;
+      }
+    },
+
+    async vote(turn, verdict) {
+      try {
+        const url = `${this.address}turns/${turn.value.position}/vote/`;
+        turn.set(await DX.api(url, { method: "POST", body: { verdict } }));
+      } catch (error) {
+        DX.toast(DX.reasonOf(error), "error");
+      }
+    },
+
+    async feedback(cell, kind, body) {
+      const { turn, answer } = cell;
+      const url = `${this.address}turns/${turn.position}/answers/${answer.place}/${kind}/`;
+      try {
+        this.turnOf(cell).set(await DX.api(url, { method: "PUT", body }));
+        return true;
+      } catch (error) {
+        DX.toast(DX.reasonOf(error), "error");
+        return false;
+      }
+    },
+
+    // A held-out prompt into the field, with its system prompt where the conversation has none yet.
+    async take({ text, system }) {
+      const field = $("play-text");
+      field.value = text;
+      if (system && !this.conversation.system_prompt && !this.turns.length) {
+        await this.change({ system_prompt: system });
+        DX.toast("The row’s system prompt is set too.", "info");
+      }
+      grow(field);
+      field.focus();
+      tokens?.soon();
+    },
+  };
+
+  const asked = ({ target, sampling }) => ({ target, sampling });
+  const refusal = (error) => (error instanceof DX.ApiError ? error.message : error.message);
+
+  function announce(cell) {
+    const region = $("toast-status");
+    if (region) region.textContent = `${cell.name}: ${cell.answer.text || cell.answer.error}`;
+  }
+
+  // Heads of the panes
+  function drawHeads() {
+    const { panes, blind } = play.conversation;
+    const heads = panes.map((pane, index) => head(pane, index, blind));
+    root.dataset.columns = Math.max(1, panes.length);
+    root.dataset.tab = Math.min(play.tab, panes.length - 1);
+    if (play.mayChange && panes.length < data.most_panes) {
+      const add = window.DXAnswers.button("Add a model", "plus", () => pick(panes.length));
+      heads.push(make("div", { className: "pane-add" }, add));
+    }
+    $("play-heads").replaceChildren(...heads);
+  }
+
+  function head(pane, index, blind) {
+    const name = make("button", { type: "button", className: "btn pane-model" });
+    name.append(make("span", { className: "pane-name", textContent: pane.title }));
+    if (play.mayChange) {
+      name.append(icon("selector"));
+      name.title = "Choose another model";
+      name.addEventListener("click", () => pick(index));
+    } else name.disabled = true;
+    const tab = make("button", { type: "button", className: "btn btn-sm pane-tab" });
+    tab.append(String(index + 1));
+    tab.ariaLabel = `Show the answers of model ${index + 1}`;
+    tab.ariaPressed = String(index === play.tab);
+    tab.addEventListener("click", () => {
+      play.tab = index;
+      drawHeads();
+      $("play-heads").querySelectorAll(".pane-tab")[index].focus();
+    });
+    const parts = [tab, name];
+    if (play.mayChange && play.conversation.panes.length > 1) {
+      const others = () => play.conversation.panes.filter((_, at) => at !== index);
+      parts.push(
+        window.DXAnswers.button("", "x", () => put(others()), {
+          label: `Remove ${pane.title}`,
+          css: "btn-icon btn-quiet",
+        }),
+      );
+    }
+    const notes = [];
+    if (pane.live) notes.push("Still training: this is its newest checkpoint.");
+    if (pane.problem) notes.push(pane.problem);
+    if (blind)
+      notes.push("Shuffled for each prompt. After a vote both go on from the better answer.");
+    else if (pane.backend) notes.push(pane.backend);
+    const element = make("div", { className: "pane-head" });
+    element.append(make("div", { className: "pane-line" }, ...parts));
+    element.append(make("p", { className: "small quiet pane-note" }, notes.join(" ")));
+    return element;
+  }
+
+  async function pick(index) {
+    const choice = await window.DXHelpers.choose(data.groups);
+    if (!choice) return;
+    const panes = [...play.conversation.panes];
+    const sampling = panes[index]?.sampling || panes.at(-1)?.sampling || {};
+    panes[index] = {
+      target: choice.key,
+      title: choice.title,
+      base_title: "",
+      sampling,
+      live: false,
+      problem: "",
+    };
+    await put(panes);
+    warm([choice.key]);
+  }
+
+  async function put(panes) {
+    try {
+      await play.change({ panes });
+    } catch (error) {
+      DX.toast(DX.reasonOf(error), "error");
+    }
+  }
+
+  // A model is loaded while its reader still writes. What cannot be loaded says so when it is asked.
+  const warmed = new Set();
+  function warm(targets) {
+    const cold = targets.filter((target) => !warmed.has(target));
+    if (!cold.length) return;
+    cold.forEach((target) => warmed.add(target));
+    DX.api(`${play.api}warm/`, { method: "POST", body: { targets: cold } }).catch(() => {});
+  }
+
+  function drawStop() {
+    const button = document.querySelector('[data-play="stop"]');
+    if (button) button.hidden = !play.streams.size;
+  }
+
+  function grow(field) {
+    const lines = field.value.split("\n").length + field.value.length / 100;
+    field.rows = Math.max(2, Math.min(12, Math.ceil(lines)));
+  }
+
+  // What another page of the same conversation writes, or wrote when this one was loaded.
+  async function follow(times = 0) {
+    const open = play.turns.flatMap((turn) => turn.cells).filter((cell) => !play.isWriting(cell));
+    if (!open.some((cell) => cell.answer.state === "writing") || times >= LONGEST_WAIT) return;
+    await new Promise((done) => setTimeout(done, ASK_AGAIN));
+    try {
+      const seen = await DX.api(play.address);
+      for (const turn of play.turns) {
+        const value = seen.turns.find((one) => one.position === turn.value.position);
+        if (value && !turn.cells.some((cell) => play.isWriting(cell))) turn.set(value);
+      }
+    } catch {
+      /* asked again */
+    }
+    follow(times + 1);
+  }
+
+  function compose() {
+    const form = $("play-composer");
+    const field = $("play-text");
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      const text = field.value;
+      if (!text.trim()) return field.focus();
+      if (!play.conversation.panes.length) return DX.toast("Choose a model first.", "warning");
+      field.value = "";
+      grow(field);
+      if (await play.send(text)) tokens.soon();
+      else if (!field.value) field.value = text;
+      field.focus();
+    });
+    field.addEventListener("input", () => {
+      grow(field);
+      tokens.soon();
+      warm(play.conversation.panes.map((pane) => pane.target));
+    });
+    field.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
+        event.preventDefault();
+        form.requestSubmit();
+      }
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && play.streams.size && !document.querySelector("dialog[open]"))
+        play.stopAll();
+    });
+    const acts = {
+      stop: () => play.stopAll(),
+      prompts: () => prompts.open(),
+      tokens: () => tokens.open(),
+    };
+    form.addEventListener("click", (event) => {
+      const name = event.target.closest("[data-play]")?.dataset.play;
+      if (!name) return;
+      if (name !== "stop" && !play.conversation.panes.length)
+        return DX.toast("Choose a model first.", "warning");
+      acts[name]();
+    });
+  }
+
+  const editable = play.mayChange && $("play-composer");
+  const settings = editable ? new window.DXSettings.Settings(play) : null;
+  const tokens = editable ? new window.DXHelpers.Tokens(play) : null;
+  const prompts = editable ? new window.DXHelpers.Prompts(play) : null;
+  drawHeads();
+  for (const value of play.conversation.turns) play.add(value);
+  for (const turn of play.turns) turn.cells.forEach((cell) => cell.drawActions());
+  if (editable) compose();
+  play.turns.at(-1)?.element.scrollIntoView({ block: "nearest" });
+  follow();
+})();

@@ -1,0 +1,170 @@
+// DXSettings: what is asked beside the prompt. Reads the conversation into the fields, and tells `play.change(values)`
+// what was changed.
+(() => {
+  "use strict";
+  const $ = (id) => document.getElementById(id);
+  const WORDS = {
+    tools: "tools",
+    json_object: "JSON",
+    json_schema: "JSON after a schema",
+    min_p: "min p",
+    penalties: "penalties",
+    seed: "a seed",
+  };
+
+  class Settings {
+    constructor(play) {
+      this.play = play;
+      this.chosen = null; // index of the pane whose sampling is shown; null for all
+      this.abilities = new Map(); // title -> abilities
+      this.wide = matchMedia("(min-width: 1200px)");
+      $("play-fold").open = this.wide.matches && play.conversation.panes.length < 3;
+      this.read();
+      $("play-settings").addEventListener("change", (event) => this.changed(event.target));
+    }
+
+    get sampling() {
+      return this.play.conversation.panes[this.chosen ?? 0]?.sampling || {};
+    }
+
+    // The conversation into the fields.
+    read() {
+      const { conversation } = this.play;
+      const count = conversation.panes.length;
+      if (this.chosen !== null && this.chosen >= count) this.chosen = null;
+      $("play-blind").checked = conversation.blind;
+      $("play-blind").disabled = count !== 2;
+      $("play-blind-help").hidden = count === 2;
+      $("play-system").value = conversation.system_prompt;
+      $("play-functions").value = conversation.tools.length
+        ? JSON.stringify(conversation.tools, null, 2)
+        : "";
+      const form = conversation.response_format;
+      $("play-form").value = form.type || "";
+      $("play-schema").hidden = form.type !== "json_schema";
+      if (form.json_schema)
+        $("play-schema").value = JSON.stringify(form.json_schema.schema, null, 2);
+      this.readSampling();
+      this.drawChoices();
+      this.drawAbilities();
+    }
+
+    readSampling() {
+      for (const field of document.querySelectorAll("[data-sampling]")) {
+        const value = this.sampling[field.dataset.sampling];
+        field.value = Array.isArray(value) ? value.join("\n") : (value ?? "");
+      }
+    }
+
+    drawChoices() {
+      const { panes } = this.play.conversation;
+      $("play-for").hidden = panes.length < 2;
+      const names = ["All", ...panes.map((_, index) => String(index + 1))];
+      $("play-for-choices").replaceChildren(
+        ...names.map((name, index) => {
+          const which = index === 0 ? null : index - 1;
+          const button = DX.make("button", { type: "button", textContent: name });
+          button.ariaPressed = String(which === this.chosen);
+          button.title = which === null ? "All models" : panes[which].title;
+          button.addEventListener("click", () => {
+            this.chosen = which;
+            this.readSampling();
+            this.drawChoices();
+          });
+          return button;
+        }),
+      );
+    }
+
+    learn(title, abilities) {
+      this.abilities.set(title, abilities);
+      this.drawAbilities();
+    }
+
+    // What a model that is loaded cannot do is said where somebody asks for it.
+    drawAbilities() {
+      const lacking = [];
+      for (const pane of this.play.conversation.panes) {
+        const known = this.abilities.get(pane.title);
+        if (!known) continue;
+        const missing = Object.keys(WORDS).filter((name) => !known.includes(name));
+        if (missing.length)
+          lacking.push(`${pane.title}: no ${missing.map((name) => WORDS[name]).join(", no ")}.`);
+      }
+      $("play-abilities").textContent = lacking.join(" ");
+    }
+
+    refuse(text, field = null) {
+      $("play-error").textContent = text;
+      $("play-error").hidden = !text;
+      for (const one of document.querySelectorAll("#play-settings [aria-invalid]"))
+        one.removeAttribute("aria-invalid");
+      if (text && field) field.ariaInvalid = "true";
+    }
+
+    async changed(field) {
+      let values;
+      try {
+        values = this.values(field);
+      } catch (error) {
+        return this.refuse(error.message, field);
+      }
+      if (!values) return;
+      try {
+        await this.play.change(values);
+        this.refuse("");
+      } catch (error) {
+        this.refuse(DX.reasonOf(error), field);
+      }
+    }
+
+    // What a field says, as the conversation has it. Throws with words for people.
+    values(field) {
+      if (field.dataset.sampling) return { panes: this.panes(field) };
+      if (field.id === "play-blind") return { blind: field.checked };
+      if (field.id === "play-system") return { system_prompt: field.value };
+      if (field.id === "play-functions") return { tools: json(field, "tools", []) };
+      if (field.id === "play-form" || field.id === "play-schema") {
+        const type = $("play-form").value;
+        $("play-schema").hidden = type !== "json_schema";
+        if (type !== "json_schema") return { response_format: type ? { type } : {} };
+        if (!$("play-schema").value.trim()) return null;
+        const schema = json($("play-schema"), "schema", {});
+        return { response_format: { type, json_schema: { name: "answer", schema } } };
+      }
+      return null;
+    }
+
+    panes(field) {
+      const name = field.dataset.sampling;
+      const value = sampled(field);
+      return this.play.conversation.panes.map((pane, index) => {
+        if (this.chosen !== null && this.chosen !== index) return pane;
+        const sampling = { ...pane.sampling };
+        if (value === null) delete sampling[name];
+        else sampling[name] = value;
+        return { ...pane, sampling };
+      });
+    }
+  }
+
+  function sampled(field) {
+    if (field.dataset.sampling === "stop") {
+      const lines = field.value.split("\n").filter(Boolean);
+      return lines.length ? lines : null;
+    }
+    if (field.validity.badInput) throw new Error("Give a number.");
+    return field.value === "" ? null : Number(field.value);
+  }
+
+  function json(field, what, empty) {
+    if (!field.value.trim()) return empty;
+    try {
+      return JSON.parse(field.value);
+    } catch (error) {
+      throw new Error(`The ${what} cannot be read as JSON: ${error.message}`);
+    }
+  }
+
+  window.DXSettings = { Settings };
+})();

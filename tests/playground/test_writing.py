@@ -1,0 +1,193 @@
+"""An answer while it is written. What writes here is a generator of the test in place of the model
+server, which can stop, fail and wait as a test wants; the real one is asked in tests/browser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from core.web import in_thread
+from playground import writing
+from playground.models import Answer
+from playground.seen import stored_answer_seen
+from playground.services import answer_begin
+from playground.writing import Asked, written
+from serving.answering import AnswerProblem, Data, State
+from serving.targets import Placement
+from tests.playground.conftest import answer_of, ask
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LOADING = State("loading", "Loading the model (about 4 s)")
+READY = State("ready", "Answering", backend="llama.cpp", note="Base", context=8192)
+
+
+def chunk(words: str = "", **choice: Any) -> Data:
+    delta = {"content": words} if words else {}
+    choices = [{"index": 0, "delta": delta, **choice}]
+    return Data(json.dumps({"model": "model-1", "choices": choices}).encode())
+
+
+USAGE = Data(b'{"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 3}}')
+
+
+@pytest.fixture(autouse=True)
+def connections_closed():
+    """The threads of the event loop have connections of their own, which the database outlives."""
+    yield
+    for _ in range(8):
+        in_thread._threads.submit(connections.close_all).result()
+
+
+@pytest.fixture
+def said(monkeypatch) -> Callable[..., None]:
+    """Have the model server say that: states, chunks, seconds to wait, an exception."""
+
+    def say(*parts: Any) -> None:
+        async def stream(*_: Any) -> AsyncGenerator[State | Data, None]:
+            for part in parts:
+                if isinstance(part, Exception):
+                    raise part
+
+                if isinstance(part, int | float):
+                    await asyncio.sleep(part)
+                else:
+                    yield part
+
+        monkeypatch.setattr(writing, "answer_stream", stream)
+
+    return say
+
+
+@pytest.fixture
+def answer(make_conversation) -> Answer:
+    answer = answer_of(ask(make_conversation(), "One?"), 0)
+    assert answer_begin(answer)
+    return answer
+
+
+def asked(answer: Answer, *, hidden: bool = False) -> Asked:
+    placement = Placement("model-1", "/nowhere")
+    return Asked(answer.pk, placement, {"messages": []}, hidden, stored_answer_seen)
+
+
+def events(job: Asked, *, leave_after: int | None = None) -> list[tuple[str, Any]]:
+    """(name, data) of each event, until the end or until the reader leaves."""
+
+    async def read() -> list[bytes]:
+        got = []
+        async with aclosing(written(job)) as parts:
+            async for part in parts:
+                got.append(part)
+                if len(got) == leave_after:
+                    break
+
+        return got
+
+    found = []
+    for part in asyncio.run(read()):
+        *head, data = part.decode().strip().split("\n")
+        name = head[0].removeprefix("event: ") if head else "chunk"
+        found.append((name, json.loads(data.removeprefix("data: "))))
+
+    return found
+
+
+def test_a_whole_answer_is_stored_with_its_figures(said, answer):
+    said(
+        LOADING, READY, chunk("Open "), 0.05, chunk("Settings"), chunk(finish_reason="stop"), USAGE
+    )
+    got = events(asked(answer))
+    names = [name for name, _ in got]
+    assert names == ["state", "state", *["chunk"] * 4, "done"]
+    answer.refresh_from_db()
+    assert (answer.state, answer.text, answer.finish_reason) == ("done", "Open Settings", "stop")
+    assert (answer.prompt_tokens, answer.tokens) == (12, 3)
+    assert answer.rate is not None
+    assert 2 / 5 < answer.rate < 2 / 0.05
+    assert got[-1][1]["text"] == "Open Settings"
+
+
+def test_what_came_is_stored_when_its_reader_leaves(said, answer):
+    said(READY, chunk("Open "), chunk("Settings"), 3600)
+    events(asked(answer), leave_after=3)
+    answer.refresh_from_db()
+    assert (answer.state, answer.text) == ("stopped", "Open Settings")
+
+
+def test_what_came_is_stored_when_the_stream_is_cut_off(said, answer):
+    """As the web server does with a client that is gone while the model thinks."""
+    said(READY, chunk("Open "), 3600)
+
+    async def cut() -> None:
+        async def read() -> None:
+            async for _ in written(asked(answer)):
+                pass
+
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0.3)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        # The database is written in a thread, which the task does not wait for any more.
+        await asyncio.sleep(0.3)
+
+    asyncio.run(cut())
+    answer.refresh_from_db()
+    assert (answer.state, answer.text) == ("stopped", "Open ")
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (AnswerProblem("The model server ended.", code="server_lost"), "The model server ended."),
+        (ValueError("a fault"), writing.FAULT),
+    ],
+)
+def test_what_breaks_off_says_so_and_keeps_what_came(said, answer, problem, words):
+    said(READY, chunk("Open "), problem)
+    name, told = events(asked(answer))[-1]
+    assert (name, told["message"]) == ("failed", words)
+    answer.refresh_from_db()
+    assert (answer.state, answer.text, answer.error) == ("failed", "Open ", words)
+
+
+def test_tool_calls_and_reasoning_come_in_pieces(said, answer):
+    first = {"index": 0, "id": "c1", "function": {"name": "weather", "arguments": '{"city"'}}
+    rest = {"index": 0, "function": {"arguments": ': "Bern"}'}}
+    said(
+        READY,
+        chunk(delta={"reasoning_content": "Which "}),
+        chunk(delta={"reasoning_content": "city?"}),
+        chunk(delta={"tool_calls": [first]}),
+        chunk(delta={"tool_calls": [rest]}),
+        chunk(finish_reason="tool_calls"),
+    )
+    events(asked(answer))
+    answer.refresh_from_db()
+    assert answer.reasoning == "Which city?"
+    function = {"name": "weather", "arguments": '{"city": "Bern"}'}
+    assert answer.tool_calls == [{"id": "c1", "type": "function", "function": function}]
+
+
+def test_a_blind_stream_tells_the_words_alone(said, answer):
+    said(LOADING, READY, chunk("Open "), USAGE)
+    Answer.objects.filter(pk=answer.pk).update(title="Base")
+    answer.turn.blind = True
+    answer.turn.save()
+    text = json.dumps(events(asked(answer, hidden=True)))
+    assert "Open " in text
+    for secret in ("model-1", "llama.cpp", "Base", "8192", '"completion_tokens"', '"tokens": 3'):
+        assert secret not in text
+
+
+def test_characters_that_no_database_keeps_are_stored_as_others(said, answer):
+    said(READY, chunk("a\x00b\ud800c"))
+    events(asked(answer))
+    answer.refresh_from_db()
+    assert answer.text == "a\ufffdb\ufffdc"
