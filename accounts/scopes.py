@@ -54,8 +54,8 @@ SCOPES = {
         Scope(
             "train",
             "Train",
-            "Read; also upload datasets, add models, start, stop and change trains and chains, and "
-            "stop and move other jobs. Deletes, shares and hands over nothing.",
+            "Read; also upload datasets, add models, start, stop and change trains and chains, stop "
+            "and move other jobs, and ask models. Deletes, shares and hands over nothing.",
             READING,
             {
                 "trains": CREATING,
@@ -67,6 +67,11 @@ SCOPES = {
                 "v1/files": CREATING,
                 "v1/uploads": CREATING,
                 "v1/fine_tuning": CREATING,
+                "v1/chat": CREATING,
+                "v1/completions": CREATING,
+                "v1/responses": CREATING,
+                "v1/embeddings": CREATING,
+                "v1/batches": CREATING,
             },
         ),
         Scope(
