@@ -211,7 +211,9 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as name:
         for part, figures in parts(options, model, Path(name)):
-            found[part] = {"date": datetime.now(UTC).date().isoformat(), **figures}
+            today = datetime.now(UTC).date().isoformat()
+            # Seconds of a busy machine are not those of a quiet one.
+            found[part] = {"date": today, "load": round(os.getloadavg()[1], 1), **figures}
             print(json.dumps({part: found[part]}, indent=1), flush=True)
 
     if options.write:
