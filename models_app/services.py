@@ -26,7 +26,7 @@ from models_app.adapters import adapters_keep
 from models_app.folders import folder_check, folder_resolve
 from models_app.models import CUT_OFF, UPLOADED, BaseModel
 from models_app.repository_names import suffixes_reserved
-from models_app.standing import chain_text, in_use_text
+from models_app.standing import in_use_text
 from models_app.versions import title_check, version_clean, version_set
 
 DESCRIPTION_LIMIT = 20_000
@@ -386,7 +386,7 @@ def model_delete(*, model: BaseModel, by: User) -> None:
             model.delete()
     except ProtectedError as error:
         # What stood on it may have gone meanwhile.
-        reason = in_use_text(model, by) or chain_text(model)
+        reason = in_use_text(model, by) or f"{model.title} is in use."
         raise UserError(reason, code="in_use") from error
 
     # An import that runs notices that the row is gone, and clears up behind itself.

@@ -21,7 +21,10 @@ NAMED = 3
 
 def in_use_text(model: BaseModel, reader: User) -> str:
     """Why a model stays, by the names of what stands on it; "" where nothing does. What `reader`
-    may not see is counted only, and of chains it is said that there is one."""
+    may not see is counted only, and of chains that run it is said that there is one."""
+    if is_needed_now(model):
+        return f"A chain that runs stands on {model.title}. Cancel the chain first."
+
     parts = []
     hidden = []
 
@@ -38,7 +41,7 @@ def in_use_text(model: BaseModel, reader: User) -> str:
             hidden.append(f"{counted(hidden_count, noun)} of others")
 
     if not parts and not hidden:
-        return chain_text(model) if _is_needed_now(model) else ""
+        return ""
 
     return (
         f"{model.title} stays, because it is in use by {'; '.join(parts + hidden)}. Archive it "
@@ -46,23 +49,20 @@ def in_use_text(model: BaseModel, reader: User) -> str:
     )
 
 
-def chain_text(model: BaseModel) -> str:
-    return f"A chain that runs stands on {model.title}. Cancel the chain first."
-
-
-def _is_needed_now(model: BaseModel) -> bool:
-    """Whether rows of another app, which protect the model for a time only, need it now. Asks as a
-    deletion would, and deletes nothing."""
+def is_needed_now(model: BaseModel) -> bool:
+    """Whether rows of another app, which protect the model for a time only, need it now: it can
+    neither go nor be archived. Asks as a deletion would, and deletes nothing."""
     try:
         Collector(using=router.db_for_write(BaseModel), origin=model).collect([model])
-    except ProtectedError:
-        return True
+    except ProtectedError as error:
+        lasting = tuple(kind for kind, _ in _uses(model))
+        return any(not isinstance(row, lasting) for row in error.protected_objects)
 
     return False
 
 
 def _uses(model: BaseModel) -> Iterator[tuple[type[models.Model], QuerySet[Any]]]:
-    """Rows of any table that refer to the model and protect it."""
+    """Rows of any table that refer to the model and protect it for good."""
     for relation in BaseModel._meta.related_objects:
         if relation.on_delete is models.PROTECT:
             kind = relation.related_model

@@ -38,7 +38,7 @@ from models_app.services import (
     model_retry,
     model_update,
 )
-from models_app.standing import in_use_text
+from models_app.standing import in_use_text, is_needed_now
 from models_app.tree import parents_name, tree_page
 
 # Title, what to sort by, class.
@@ -199,6 +199,7 @@ class ModelDetailView(ModelPage):
             "may_change": may_change(model, self.reader),
             "most": DESCRIPTION_LIMIT,
             "in_use": in_use_text(model, self.reader) if may_delete(model, self.reader) else "",
+            "is_needed_now": is_needed_now(model),
             **panels_context(model, self.reader),
         }
 

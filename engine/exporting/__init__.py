@@ -5,6 +5,7 @@ formats.py     the formats, one function each
 folders.py     safetensors in shards of a chosen size, and the adapter alone
 gguf.py        llama.cpp's format: the whole model, or its adapter
 converter.py   llama.cpp's own converter, in a process of its own
+pre_tokenizers.py  which of llama.cpp's a tokenizer has, where the converter does not know it
 quantization.py  fewer bits a weight
 ollama.py      a folder that `ollama create` takes
 ollama_template.py  the chat template in Ollama's language, held equal

@@ -10,12 +10,15 @@ import subprocess
 import sys
 import tempfile
 from functools import partial
+from pathlib import Path
 
 from engine.exporting.request import OnProgress
 from engine.loading.architecture import Refused
 from engine.models.llama_cpp import CONVERTER, converter_missing
 from engine.process.isolation import die_with_parent
 
+# Runs one of the converter's own programs.
+PROGRAM = Path(__file__).parent / "llama_cpp_program.py"
 # What the converter sees of the environment.
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
@@ -43,9 +46,7 @@ def convert(program: str, arguments: list[str], on_progress: OnProgress) -> None
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         environment |= OFFLINE | {"HOME": home}
         process = subprocess.Popen(  # noqa: S603 - a list, no shell
-            [sys.executable, str(CONVERTER / program), *arguments],
-            # Its packages are found beside it.
-            cwd=CONVERTER,
+            [sys.executable, "-P", str(PROGRAM), str(CONVERTER), program, *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

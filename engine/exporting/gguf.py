@@ -73,7 +73,7 @@ def gguf_write(request: ExportRequest, folder: Path, on_progress: OnProgress) ->
     stored = _stored_type(request.model)
 
     with _without_base_name(request.model) as model:
-        arguments = [*_named(model), "--outfile", str(converted), "--outtype", stored]
+        arguments = [str(model), "--outfile", str(converted), "--outtype", stored]
         # In one word, since a name may begin with a dash.
         arguments += [f"--model-name={request.name}"] if request.name else []
         convert(MODEL_PROGRAM, arguments, lambda share: on_progress(CONVERTED * share))
@@ -134,11 +134,6 @@ def _quantization(request: ExportRequest) -> Quantization:
     except KeyError as error:
         known = ", ".join(QUANTIZATIONS)
         raise Refused(f"{request.quantization!r} is none of the types: {known}.") from error
-
-
-def _named(path: Path) -> list[str]:
-    """As an argument of a program that runs in another folder."""
-    return [str(path.resolve())]
 
 
 @contextmanager
@@ -264,8 +259,8 @@ def gguf_adapter_write(request: ExportRequest, folder: Path, on_progress: OnProg
 
     out = folder / f"{file_stem(request.name)}-adapter.gguf"
     with _without_base_name(adapter) as nameless, _plain_adapter(nameless, config) as plain:
-        arguments = [*_named(plain), "--outfile", str(out), "--outtype", "f32"]
-        convert(ADAPTER_PROGRAM, [*arguments, "--base", *_named(base)], on_progress)
+        arguments = [str(plain), "--outfile", str(out), "--outtype", "f32"]
+        convert(ADAPTER_PROGRAM, [*arguments, "--base", str(base)], on_progress)
 
     _adapter_is_whole(adapter, out)
     return Exported()

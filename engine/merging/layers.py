@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from engine.loading.adapter_files import adapter_put
 from engine.loading.architecture import Refused
+from engine.loading.finite import is_finite
 
 PREFIX = "base_model.model."
 
@@ -102,18 +103,20 @@ class AdapterLayers:
         layer: Any = self.layers[name]
         holder = layer.get_base_layer()
         placeholder = holder.weight
-        holder.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+        # Not the tensor itself: peft adds to it in place.
+        copy = weight.to(torch.float32, copy=True)
+        holder.weight = torch.nn.Parameter(copy, requires_grad=False)
 
         try:
-            layer.merge(safe_merge=True)
+            # Its own check of the sum takes longer than the sum.
+            layer.merge(safe_merge=False)
             result: torch.Tensor = holder.weight.detach()
-        except ValueError as error:
-            raise Refused(
-                f"The adapter's numbers are broken: the sum of {name} is not finite."
-            ) from error
         finally:
             layer.merged_adapters.clear()
             holder.weight = placeholder
+
+        if not is_finite(result):
+            raise Refused(f"The adapter's numbers are broken: the sum of {name} is not finite.")
 
         return result
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from engine.loading.finite import is_finite
 from engine.loading.tensor_files import TensorReader, TensorWriter
 from engine.merging.layers import AdapterLayers
 
@@ -122,7 +123,7 @@ class Cast:
             return value
 
         result = value.to(self.dtype)
-        if self.dtype == torch.float16 and not bool(torch.isfinite(result).all()):
+        if self.dtype == torch.float16 and not is_finite(result):
             raise OutOfRange(name)
 
         return result

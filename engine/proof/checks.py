@@ -17,6 +17,7 @@ import torch
 from transformers import AutoTokenizer
 
 from engine.loading.end_tokens import ends_of
+from engine.loading.finite import is_finite
 from engine.loading.pretrained import pretrained_load_with_report
 from engine.proof.evidence import Evidence
 from engine.proof.questions import Question
@@ -64,7 +65,7 @@ def loading_check(folder: Path, questions: list[Question], *, scores: bool) -> C
         logits = model.eval()(input_ids=ids).logits
 
     dtype = str(model.dtype).removeprefix("torch.")
-    if not bool(torch.isfinite(logits).all()):
+    if not is_finite(logits):
         return Check(
             name,
             False,
@@ -90,7 +91,7 @@ def _weights_problem(model: Any, report: dict[str, Any]) -> str:
         return f"The files hold weights that the model does not have, such as {unexpected[0]}."
 
     for weight_name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
+        if not is_finite(weight):
             return f"The weight {weight_name} holds numbers that are not finite."
 
     return ""

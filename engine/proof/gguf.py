@@ -30,7 +30,13 @@ from engine.proof.checks import (
     probabilities_check,
     probe_text,
 )
-from engine.proof.evidence import Evidence, evidence_collect, predict, trained_load
+from engine.proof.evidence import (
+    Evidence,
+    answers_are_kept,
+    evidence_collect,
+    predict,
+    trained_load,
+)
 from engine.proof.llama_cpp import FileRefused, LlamaAnswers, LlamaQuestions, llama_ask
 from engine.proof.questions import Question
 from engine.proof.reference import Reference
@@ -308,9 +314,9 @@ def _rounded_evidence(
     """What the rounded model answers. It writes answers of its own only where the file's differ
     from the trained model's: they take the longest."""
     trained = reference.trained
-    is_equal = stored.answers == trained.answers or not is_plain
-
-    if is_equal and sum(stored.ended) >= sum(trained.ended):
+    # Of fewer bits the first tokens alone are compared.
+    known = stored if is_plain else replace(stored, answers=trained.answers)
+    if answers_are_kept(trained, known):
         return trained
 
     asked = [Question(question.prompt, []) for question in reference.questions]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from engine.proof.checks import (
 )
 from engine.proof.evidence import (
     Evidence,
+    answers_are_kept,
     evidence_collect,
+    figures_collect,
     is_scorer,
     merge_and_round,
     references_fill,
@@ -71,7 +74,8 @@ def prove(
         return checks
 
     # One model in memory at a time.
-    model = _trained_load(MergeRequest(run, step), base, scores)
+    request = MergeRequest(run, step)
+    model = _trained_load(request, base, scores)
     trained = evidence_collect(model, questions, stops, scores=scores)
     if not scores:
         questions = references_fill(model, questions, trained)
@@ -80,15 +84,21 @@ def prove(
     if reference is not None:
         reference_write(known, reference)
 
-    on_progress(0.55)
+    on_progress(0.6)
     model = merge_and_round(model, _stored_dtype(folder))
-    rounded = evidence_collect(model, questions, stops, scores=scores)
-    on_progress(0.8)
+    figures = figures_collect(model, questions, scores=scores)
+    on_progress(0.7)
 
     del model
     stored = _stored_evidence(folder, known)
-    on_progress(1.0)
+    on_progress(0.9)
 
+    rounded = replace(figures, answers=trained.answers, ended=trained.ended)
+    if not answers_are_kept(trained, stored):
+        model = merge_and_round(_trained_load(request, base, scores), _stored_dtype(folder))
+        rounded = evidence_collect(model, questions, stops, scores=scores)
+
+    on_progress(1.0)
     return [*checks, *answers_checks(known, rounded, stored)]
 
 

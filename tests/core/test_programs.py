@@ -35,6 +35,15 @@ def test_it_returns_what_the_program_reports_last_as_done(run):
     assert reports == [{"rows": 1}, {"done": {"rows": 2}}]
 
 
+@pytest.mark.parametrize("policy", ["", "ACTIVE"])
+def test_its_threads_wait_asleep_unless_the_operator_says_otherwise(run, monkeypatch, policy):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    source = "import json, os; print(json.dumps({'done': {'is': os.environ['OMP_WAIT_POLICY']}}))"
+    assert run(source) == {"is": policy or "PASSIVE"}
+
+
 def test_it_raises_the_error_that_the_program_reports(run):
     with pytest.raises(ProgramProblem, match="no tokenizer") as raised:
         run("""print('{"error": "The model has no tokenizer.", "passing": true}')""")

@@ -119,25 +119,35 @@ def failures(out: Path, model: Path, reference: Reference) -> dict[str, str]:
     return {check.name: check.detail for check in checks if not check.passed}
 
 
-@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2_moe", "qwen3", "gemma"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "mistral", "qwen2", "qwen2_moe", "qwen3", "gemma"]
+)
 def test_llama_cpp_answers_as_transformers_does(architecture, smollm2_tokenizer, tmp_path):
+    """One of them with a published tokenizer."""
     model = tmp_path / "model"
     if architecture == "gemma":
         sentencepiece_model(model, architecture)
     else:
-        stored_as(bpe_model(model, architecture, smollm2_tokenizer), torch.float16)
+        tokenizer = smollm2_tokenizer if architecture == "qwen2_moe" else None
+        stored_as(bpe_model(model, architecture, tokenizer), torch.float16)
 
     out = written(model, tmp_path / "out")
     assert [path.name for path in out.iterdir()] == ["A-model-of-mine-F16.gguf"]
     assert failures(out, model, reference_make(model)) == {}
 
 
-def test_what_llama_cpp_does_not_know_is_refused(smollm2_tokenizer, tmp_path):
+def test_what_llama_cpp_does_not_know_is_refused(tmp_path):
     """A tokenizer that it would split otherwise, and an architecture."""
+    model = tiny_model(tmp_path / "model")
+    whole = (model / "tokenizer.json").read_bytes()
+    byte_level = json.loads(whole)["pre_tokenizer"] | {"add_prefix_space": True}
+    json_change(
+        model / "tokenizer.json", lambda tokenizer: tokenizer | {"pre_tokenizer": byte_level}
+    )
     with pytest.raises(Refused, match="does not know how this model's tokenizer splits a text"):
-        written(tiny_model(tmp_path / "tokenizer"), tmp_path / "one")
+        written(model, tmp_path / "one")
 
-    model = tiny_model(tmp_path / "architecture", tokenizer=smollm2_tokenizer, vocab_size=49152)
+    (model / "tokenizer.json").write_bytes(whole)
     json_change(
         model / "config.json", lambda config: config | {"architectures": ["TinyForCausalLM"]}
     )

@@ -19,7 +19,7 @@ from engine.proof.gguf import gguf_adapter_prove
 from engine.proof.prove import prove
 from engine.proof.reference import Reference, reference_make, reference_read, reference_write
 from engine.proof.request import ProofRequest
-from tests.engine.gguf_files import sentencepiece_model
+from tests.engine.gguf_files import bpe_model, sentencepiece_model
 from tests.engine.runs import train
 from tests.tiny import tiny_model
 
@@ -40,9 +40,14 @@ def adapter_made(base: Path, folder: Path, **options) -> Path:
     return folder
 
 
-def test_an_adapter_on_its_base_answers_as_trained(tmp_path):
+@pytest.mark.parametrize("family", ["gemma2", "qwen2"])
+def test_an_adapter_on_its_base_answers_as_trained(tmp_path, family):
     """Rank-stabilised, which GGUF does not know by itself."""
-    base = sentencepiece_model(tmp_path / "base", "gemma2", query_pre_attn_scalar=8)
+    if family == "qwen2":
+        base = bpe_model(tmp_path / "base", family)
+    else:
+        base = sentencepiece_model(tmp_path / "base", family, query_pre_attn_scalar=8)
+
     adapter = adapter_made(base, tmp_path / "adapter", use_rslora=True)
     of_base = reference_make(base)
     model = trained_load(base, adapter, adapter, scores=False)

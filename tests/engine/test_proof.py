@@ -6,17 +6,22 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from engine.chat.render import Renderer, tokenizer_load
 from engine.contract.rundir import read_spec
+from engine.loading.batch_generation import answers_generate
+from engine.loading.pretrained import pretrained_load
 from engine.merging.folder import MergeRequest, model_write
+from engine.proof import evidence
 from engine.proof.prove import prove
 from engine.proof.questions import BUILT_IN, FROM_DATASET, HELD_OUT, QUESTIONS, questions_find
 from engine.proof.reference import reference_read
 from engine.publish.older import json_change
 from tests.engine.runs import toy_pairs, toy_rows, train
 from tests.engine.test_rollouts import GIVEN, OWN, registered
+from tests.families.maker import family_model
 
 # Long enough that answers have been learned to their end.
 LEARNED = {"max_steps": 60, "evaluation_split": 0.2, "sample_prompts": 4, "sample_max_tokens": 16}
@@ -228,3 +233,32 @@ def test_the_program_says_each_check_and_ends_with_a_code_of_its_own(run, merged
     remove_end_token(tmp_path / "out")
     code, done = program(tmp_path / "out")
     assert (code, done["passed"]) == (4, False)
+
+
+PROMPTS = [list(range(5, 5 + length)) for length in (3, 40, 11, 25)]
+
+
+def asked_at_once(monkeypatch, model, stops: set[int]) -> tuple[list[list[int]], list[int]]:
+    """(answers, how many prompts each call had)."""
+    counts = []
+
+    def counted(model, prompts, *arguments, **options):
+        counts.append(len(prompts))
+        return answers_generate(model, prompts, *arguments, **options)
+
+    monkeypatch.setattr(evidence, "answers_generate", counted)
+    return evidence.greedy_answers(model, PROMPTS, stops), counts
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "opt", "mamba", "rwkv"])
+def test_answers_are_the_same_as_one_by_one(family, tmp_path, monkeypatch):
+    """At once where padding changes nothing. RWKV takes it into its state."""
+    model = pretrained_load(family_model(tmp_path, family), dtype=torch.float32).eval()
+    alone = [evidence.greedy_answers(model, [prompt], set())[0] for prompt in PROMPTS]
+    # One that ends before the others.
+    stops = {alone[1][4]}
+    wanted = [evidence.greedy_answers(model, [prompt], stops)[0] for prompt in PROMPTS]
+    answers, counts = asked_at_once(monkeypatch, model, stops)
+    assert answers == wanted
+    assert len(answers[1]) <= 5
+    assert counts == ([4, 1, 1, 1, 1, 1] if family == "rwkv" else [4, 1])

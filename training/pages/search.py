@@ -1,4 +1,5 @@
-"""Search over everything that somebody may open: trains, datasets, base models, methods, pages."""
+"""Search over everything that somebody may open: trains, datasets, base models, methods, what apps
+above this one have, pages."""
 
 from __future__ import annotations
 
@@ -42,9 +43,20 @@ class HitGroup:
     more: str = ""
 
 
+# Those of apps above this one.
+_also: list[Callable[[User, str], HitGroup]] = []
+
+
+def search_also(source: Callable[[User, str], HitGroup]) -> None:
+    """Have `source` find its own for a person and a text. For an app to call once, when it is
+    ready."""
+    _also.append(source)
+
+
 # (title, icon, URL name, words that people look for, whether only operators have it)
 PAGES: tuple[tuple[str, str, str, str, bool], ...] = (
     ("Model Training", "activity", "training:list", "trains runs list home", False),
+    ("Chains", "link", "chains:list", "chains stages gates several", False),
     ("Start a New Train", "plus", "training:new", "new train fine-tune run create", False),
     ("Queue", "list-details", "training:queue", "waiting line position pause order", False),
     (
@@ -91,6 +103,7 @@ def search_everything(*, user: User, text: str) -> list[HitGroup]:
         _datasets(user, words),
         _models(user, words),
         _methods(words),
+        *(source(user, words) for source in _also),
         _pages(user, words),
     ]
     return [group for group in groups if group.hits]
@@ -98,7 +111,7 @@ def search_everything(*, user: User, text: str) -> list[HitGroup]:
 
 def _trains(user: User, words: str) -> HitGroup:
     labelled = TrainLabel.objects.filter(name__icontains=words).values("run")
-    matches = _matches(words, "name") | Q(pk=_number(words)) | Q(pk__in=labelled)
+    matches = words_match(words, "name") | Q(pk=_number(words)) | Q(pk__in=labelled)
     rows = TrainRun.objects.visible_to(user).filter(matches).select_related("method", "base_model")
     rows = rows.only(
         "name", "status", "created_at", "method__name", "base_model__name", "base_model__version"
@@ -113,11 +126,11 @@ def _trains(user: User, words: str) -> HitGroup:
         )
         return Hit(run.name, " · ".join(parts), run.get_absolute_url(), "activity")
 
-    return _group("trains", "Trains", rows, words, hit, reverse("training:list"))
+    return hit_group("trains", "Trains", rows, words, hit, reverse("training:list"))
 
 
 def _datasets(user: User, words: str) -> HitGroup:
-    matches = _matches(words, "name", "file_name") | Q(labels__name__icontains=words)
+    matches = words_match(words, "name", "file_name") | Q(labels__name__icontains=words)
     rows = Dataset.objects.visible_to(user).filter(archived_at=None).filter(matches).distinct()
     rows = rows.only("name", "version", "row_count", "status")
 
@@ -128,11 +141,11 @@ def _datasets(user: User, words: str) -> HitGroup:
 
         return Hit(dataset.title, note, dataset.get_absolute_url(), "database")
 
-    return _group("datasets", "Datasets", rows, words, hit, reverse("datasets:list"))
+    return hit_group("datasets", "Datasets", rows, words, hit, reverse("datasets:list"))
 
 
 def _models(user: User, words: str) -> HitGroup:
-    matches = _matches(words, "name", "reference")
+    matches = words_match(words, "name", "reference")
     rows = BaseModel.objects.visible_to(user).filter(archived_at=None).filter(matches)
     rows = rows.only("name", "version", "slug", "architecture", "status")
 
@@ -141,18 +154,18 @@ def _models(user: User, words: str) -> HitGroup:
         note = " · ".join(filter(None, parts))
         return Hit(model.title, note, model.get_absolute_url(), "cube")
 
-    return _group("models", "Models", rows, words, hit, reverse("models:list"))
+    return hit_group("models", "Models", rows, words, hit, reverse("models:list"))
 
 
 def _methods(words: str) -> HitGroup:
-    matches = _matches(words, "name", "slug", "tagline")
+    matches = words_match(words, "name", "slug", "tagline")
     rows = TrainingMethod.objects.offered().filter(matches).only("name", "slug", "tagline")
 
     def hit(method: TrainingMethod) -> Hit:
         url = reverse("training:form", args=[method.slug])
         return Hit(method.name, method.tagline, url, "puzzle")
 
-    return _group("methods", "Methods", rows, words, hit, reverse("methods:list"))
+    return hit_group("methods", "Methods", rows, words, hit, reverse("methods:list"))
 
 
 def _pages(user: User, words: str) -> HitGroup:
@@ -177,7 +190,7 @@ def _pages(user: User, words: str) -> HitGroup:
     return HitGroup("pages", "Pages", hits[:MOST_OF_A_KIND])
 
 
-def _matches(words: str, *fields: str) -> Q:
+def words_match(words: str, *fields: str) -> Q:
     """Each word somewhere in the fields."""
     every_word = Q()
     for word in words.split():
@@ -196,7 +209,7 @@ def _number(words: str) -> int:
     return -1 if number is None else number
 
 
-def _group(
+def hit_group(
     kind: str,
     title: str,
     rows: QuerySet[Any],

@@ -46,6 +46,7 @@ from training.train.durations import run_progress
 from training.train.estimate import starts_now
 from training.train.labels import label_suggestions
 from training.train.merging import train_merge
+from training.train.needed import needed_text
 from training.train.phases import phases_of
 from training.train.record import record_notes
 from training.train.remedies import UNKNOWN, evidence, remedies
@@ -173,6 +174,7 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "seconds": run_seconds(run),
         "done_near": done_near(run) if run.status in TrainRun.ACTIVE else None,
         "has_model": has_model(run),
+        "needed": needed_text(run) if run.ended else "",
         "kept_count": run.checkpoints.filter(kept=True).count(),
         "own_labels": [name for name, _ in label_suggestions(request.user)],
     }

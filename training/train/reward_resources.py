@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 
 from core.errors import UserError
+from core.requests import integer_of
 from engine.contract.rundir import MODEL, Resource
 from engine.rewards.parameters import RewardChoice
 from engine.rewards.registry import CUSTOM_PREFIX, REWARDS
@@ -25,6 +26,24 @@ def reward_models(reader: Reader | None) -> TrainRunQuerySet:
 
     finished = trains.filter(method__recipe="reward", status=TrainRun.Status.FINISHED)
     return finished.order_by("-pk")
+
+
+def is_reward_model(run: TrainRun) -> bool:
+    return run.method.recipe == "reward"
+
+
+def scorers_named(parameters: dict[str, Any]) -> set[int]:
+    """Ids of the trained reward models that a train's rewards name. parameters: as they were given,
+    perhaps unchecked."""
+    named: set[int | None] = set()
+    choices = parameters.get("rewards")
+    for choice in choices if isinstance(choices, list) else []:
+        if isinstance(choice, dict) and choice.get("function") == "reward_model":
+            options = choice.get("parameters")
+            model = options.get("model") if isinstance(options, dict) else None
+            named.add(integer_of(str(model)))
+
+    return {number for number in named if number is not None}
 
 
 def resources_of(parameters: dict[str, Any], reader: Reader | None) -> dict[str, Resource]:

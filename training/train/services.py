@@ -40,6 +40,7 @@ from training.models import TrainRun
 from training.train.branching import Origin, branch_check, branch_prepare, branch_take
 from training.train.carrying_on import adapter_take, carried_parameters, loaded_model
 from training.train.labels import labels_begin, labels_clean, labels_set
+from training.train.needed import needed_text
 from training.train.plan import Plan, disk_bytes, plan_check, train_plan
 from training.train.reward_resources import resources_of
 from training.train.spec_paths import spec_write
@@ -498,26 +499,23 @@ def train_update(
 
 
 def train_delete(*, run: TrainRun, by: User) -> None:
-    """Remove an ended train with its files. Raises UserError while it waits or runs."""
+    """Remove an ended train with its files. Raises UserError while it waits or runs, or is needed
+    (in_use)."""
     deletion_check(run, by)
 
     if not run.ended:
         status = run.get_status_display().lower()
         raise UserError(f"This train is {status}. Stop it first.", code="wrong_state")
 
-    models = BaseModel.objects.filter(trained_from__train=run.pk)
-    if models.filter(status=BaseModel.Status.IMPORTING).exists():
-        raise UserError(
-            "A model is being made of this train. Delete it once that is ready.", code="in_use"
-        )
+    if reason := needed_text(run):
+        raise UserError(reason, code="in_use")
 
     directory = run.directory
     try:
         deleted, _ = TrainRun.objects.filter(pk=run.pk, status__in=TrainRun.ENDED).delete()
     except ProtectedError as error:
-        raise UserError(
-            "A chain that runs stands on this train. Cancel the chain first.", code="in_use"
-        ) from error
+        # Taken into use a moment ago.
+        raise UserError(needed_text(run) or "This train is in use.", code="in_use") from error
 
     if deleted:
         shutil.rmtree(directory, ignore_errors=True)

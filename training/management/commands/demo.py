@@ -9,6 +9,8 @@ from typing import Any
 import requests
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from accounts.tokens import token_create
 from core.serving import CannotServe, address, platform
@@ -239,6 +241,8 @@ class Api:
 
         self.token, text = token_create(user=user, name="make demo", lifetime=timedelta(hours=2))
         self.session = requests.Session()
+        # A machine that is short of memory for a moment may not answer in time.
+        self.session.mount("http://", HTTPAdapter(max_retries=Retry(3)))
         self.session.headers["Authorization"] = f"Token {text}"
 
         return self
