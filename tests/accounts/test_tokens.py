@@ -38,8 +38,13 @@ AREAS = (
     *("/api/v1/trains/", "/api/v1/chains/", "/api/v1/datasets/", "/api/v1/models/"),
     *("/api/v1/exports/", "/api/v1/jobs/", "/v1/files", "/v1/uploads", "/v1/fine_tuning"),
 )
-# Asking models, for tokens that may do nothing else.
+# Asking models: for tokens that may do nothing else, and for those that may train.
 ASKING = ("/v1/chat", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/batches")
+# What deletes many, gives away or makes data of conversations: only for tokens that may all.
+WHOLE = (
+    *("/bulk/", "/sharing/", "/hand-over/"),
+    *("/conversations/datasets/", "/conversations/prompts/"),
+)
 CHANGES = ("post", "put", "patch", "delete")
 
 
@@ -63,15 +68,14 @@ def expected(scope, method, path):
         reads = path.startswith("/v1/models") and method == "get"
         files = path.startswith("/v1/files") and method != "delete"
         own = (*ASKING, "/api/v1/conversations")
-        data = path.endswith(("/conversations/datasets/", "/conversations/prompts/"))
-        return (path.startswith(own) and not data) or reads or files
+        return (path.startswith(own) and not path.endswith(WHOLE)) or reads or files
     if method == "get" or scope == "all":
         return True
     if scope == "read":
         return (method, path) == ("post", "/api/v1/trains/plan/")
-    if path.endswith(("/bulk/", "/sharing/", "/hand-over/")):
+    if path.endswith(WHOLE):
         return False
-    return method != "delete" and path.startswith(AREAS)
+    return method != "delete" and path.startswith((*AREAS, *ASKING))
 
 
 @pytest.mark.parametrize("scope", SCOPES)
