@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from django.conf import settings
 
+from core.web.at_end import at_end
 from serving.targets import Placement
 
 # How long the gateway may take to say that a lease was lost, once its server is.
@@ -66,8 +67,9 @@ def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     )
 
 
+@at_end
 async def sessions_close() -> None:
-    """Those of this event loop; for programs that end it in order, as tests do."""
+    """Those of this event loop, before it ends."""
     loop = asyncio.get_running_loop()
     for sessions in (_gateways, _servers):
         session = sessions.pop(loop, None)

@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 
+from core.web.at_end import end
 from core.web.connections import Connections
 from core.web.open_streams import streams_close
 from core.web.protocol import LimitedProtocol
@@ -82,6 +83,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         # Nor for pages that are followed live, which connect again.
         streams_close()
         await super()._shutdown()
+        await end()
 
 
 def _descriptors() -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from openai import (
     APIStatusError,
@@ -334,6 +335,24 @@ def test_when_the_client_leaves_the_model_stops_writing(platform, chat, talker, 
     while "client left" not in platform.page("programs/"):
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_a_web_process_that_asked_models_ends_without_a_complaint(platform, chat):
+    """Its connections to the gateway and to model servers are closed before."""
+    for _ in range(4):
+        chat()
+
+    family = {process.pid: process for process in platform.processes("manage.py", "web")}
+    workers = [process for process in family.values() if process.ppid() in family]
+    assert workers
+    for worker in workers:
+        worker.terminate()
+
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    log = (platform.home / "logs" / "web.log").read_text()
+    assert all(f"Worker exiting (pid: {worker.pid})" in log for worker in workers)
+    assert "Unclosed" not in log
+    assert chat().choices
 
 
 def requests_of(model: str, count: int, **fields: Any) -> bytes:
