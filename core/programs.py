@@ -29,9 +29,9 @@ LONGEST_REPORT_BYTES = 4 * 2**20
 MOST_OUTPUT_BYTES = 256 * 2**20
 STDERR_KEPT_BYTES = 4000
 
-# The threads of one sum wait for each other asleep. They would spin, which on a machine that trains at
-# the same time takes the time that the others need: a comparison of a small model took ten minutes
-# and more there, in place of two.
+# The threads of one sum wait for each other asleep. They would spin, which on a machine that trains
+# at the same time takes the time that the others need: a comparison of a small model took ten
+# minutes and more there, in place of two.
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 READING = "Reading the files"
@@ -81,10 +81,9 @@ def program_run(
     since libraries print too. on_report gets every report, on_tick is called at least once a
     second; what they raise ends the program.
 
-    seconds: None for no limit. memory_bytes: of data, without mapped
-    files; None for no limit. work: what the program
-    does, as the beginning of a sentence about its failure. nice: by how much its priority is lower,
-    19 at most.
+    seconds: None for no limit. memory_bytes: of data, without mapped files; None for no limit.
+    work: what the program does, as the beginning of a sentence about its failure. nice: by how much
+    its priority is lower, 19 at most.
 
     Raises ProgramProblem with the program's own "error" or with the limit that it reached,
     TimeLimitReached with `too_long` after `seconds`, and ProgramKilled.

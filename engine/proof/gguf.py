@@ -320,5 +320,6 @@ def _rounded_evidence(
         return trained
 
     asked = [Question(question.prompt, []) for question in reference.questions]
-    answered = evidence_collect(model, asked, reference.stops, scores=False)
-    return _cut(answered, served.answer_tokens)
+    return evidence_collect(
+        model, asked, reference.stops, scores=False, answer_tokens=served.answer_tokens
+    )

@@ -16,7 +16,14 @@ from engine.loading.pretrained import pretrained_load
 from engine.merging.folder import MergeRequest, model_write
 from engine.proof import evidence
 from engine.proof.prove import prove
-from engine.proof.questions import BUILT_IN, FROM_DATASET, HELD_OUT, QUESTIONS, questions_find
+from engine.proof.questions import (
+    BUILT_IN,
+    FROM_DATASET,
+    HELD_OUT,
+    QUESTIONS,
+    Question,
+    questions_find,
+)
 from engine.proof.reference import reference_read
 from engine.publish.older import json_change
 from tests.engine.runs import toy_pairs, toy_rows, train
@@ -262,3 +269,18 @@ def test_answers_are_the_same_as_one_by_one(family, tmp_path, monkeypatch):
     assert answers == wanted
     assert len(answers[1]) <= 5
     assert counts == ([4, 1, 1, 1, 1, 1] if family == "rwkv" else [4, 1])
+
+
+@pytest.mark.parametrize("family", ["llama", "rwkv"])
+def test_answers_are_no_longer_than_asked_for(family, tmp_path):
+    model = pretrained_load(family_model(tmp_path, family), dtype=torch.float32).eval()
+    questions = [Question(prompt, []) for prompt in PROMPTS]
+    whole = evidence.greedy_answers(model, PROMPTS, set())
+    # At the last token that is asked for, and one behind it.
+    stops = {whole[0][5], whole[1][6]}
+    wanted = evidence.evidence_collect(model, questions, stops, scores=False)
+    found = evidence.evidence_collect(model, questions, stops, scores=False, answer_tokens=6)
+
+    assert found.answers == [answer[:6] for answer in wanted.answers]
+    assert found.ended == [len(answer) <= 6 for answer in wanted.answers]
+    assert not all(found.ended)
