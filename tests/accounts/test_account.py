@@ -60,6 +60,10 @@ def test_a_new_token_is_shown_once_and_works(page, alice):
         ({"scope": "root"}, "Choose one of read, train, chat, all"),
         ({"days": "0"}, "Choose between 1 and 3,650 days"),
         ({"days": "many"}, "Choose between 1 and 3,650 days"),
+        *(
+            ({"requests_per_minute": text}, "0 for any number.")
+            for text in ("６０", "²", "-1", "9" * 30)
+        ),
     ],
 )
 def test_a_token_that_cannot_be_made_says_why(page, fields, said):

@@ -115,7 +115,7 @@ def test_a_token_makes_no_more_requests_a_minute_than_it_may(alice, settings, mo
 
     assert [client.get("/api/v1/account/").status_code for _ in range(2)] == [200, 200]
     refused = client.get("/api/v1/account/")
-    assert (refused.status_code, refused["Retry-After"]) == (429, "12")
+    assert (refused.status_code, refused["Retry-After"]) == (429, "13")
     assert refused.json()["error"]["code"] == "rate_limit_exceeded"
 
 

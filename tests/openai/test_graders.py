@@ -83,6 +83,11 @@ def test_a_grader_says_what_openais_says(openai: OpenAI, grader, sample, score):
         (multi("max(right, 1)", right=CHECK), "grader.calculate_output"),
         (multi("1 / right", right=CHECK), "grader.calculate_output"),
         (multi("right / 0", right=CHECK), "grader.calculate_output"),
+        (multi("right + 1e999", right=CHECK), "grader.calculate_output"),
+        (multi("right * 1e999", right=CHECK), "grader.calculate_output"),
+        (multi("right + 0 * 1e999", right=CHECK), "grader.calculate_output"),
+        (multi(f"right + 1{'0' * 400}", right=CHECK), "grader.calculate_output"),
+        (multi("(" * 1500 + "right" + ")" * 400, right=CHECK), "grader.calculate_output"),
         (multi("left", right=CHECK), "grader.calculate_output"),
         (multi("1000 * right", right=CHECK), "grader.calculate_output"),
         (multi("__import__('os')", right=CHECK), "grader.calculate_output"),
@@ -109,7 +114,9 @@ def test_a_score_of_a_model_is_the_operators_judge(db, monkeypatch):
 
     halved = grading_of(multi("0.5 * judge", judge=SCORED))
     assert (halved.terms[0].choice.weight, halved.constant) == (2, 0.5)
-    for wrong in ({"range": [5, 1]}, {"range": [1]}, {"input": []}):
+    endless = {"input": [{"role": "user", "content": "{{" + " " * 20_000}]}
+    huge = {"range": [10**400, 10**400 + 1]}
+    for wrong in ({"range": [5, 1]}, {"range": [1]}, {"input": []}, endless, huge):
         with pytest.raises(ApiProblem):
             grading_of(SCORED | wrong)
     with pytest.raises(ApiProblem, match="output_text"):

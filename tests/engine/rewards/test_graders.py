@@ -1,5 +1,7 @@
 """Rewards that compare texts put together of columns and of the answer."""
 
+import time
+
 import pytest
 from pydantic import ValidationError
 
@@ -8,7 +10,7 @@ from engine.rewards.graders import StringCheck, TextSimilarity
 from engine.rewards.judge import LlmJudge
 from engine.rewards.panel import Panel
 from engine.rewards.parameters import RewardChoice
-from engine.rewards.templates import columns_of, template_fill
+from engine.rewards.templates import columns_of, template_fill, template_problem
 
 ROW = {"city": "Paris", "facts": {"year": 1889, "names": ["Eiffel"]}, "none": None}
 
@@ -33,6 +35,22 @@ def answer(text: str = "Paris") -> Answer:
 )
 def test_a_template_is_filled(template, text):
     assert template_fill(template, answer('{"a": [1, "x"]}')) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["{{" + " " * 20_000, "{{ item.city" + " " * 20_000, "{{" * 10_000]
+)
+def test_a_template_is_scanned_in_a_moment(text):
+    """Its scan holds the whole process."""
+    began = time.process_time()
+    assert template_problem(text) == ""
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000])
+def test_an_answer_that_cannot_be_read_is_not_scored(text):
+    with pytest.raises(Unscored):
+        template_fill("{{sample.output_json.a}}", answer(text))
 
 
 def test_an_answer_fills_no_place_of_its_own():
