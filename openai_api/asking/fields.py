@@ -62,6 +62,12 @@ def mapping(value: Any, name: str) -> None:
         raise wrong_type(name, "an object", value)
 
 
+def mapping_of_texts(value: Any, name: str) -> None:
+    mapping(value, name)
+    for key, item in value.items():
+        text(item, f"{name}.{key[:40]}")
+
+
 def texts(most: int) -> Check:
     """A string, or a list of at most `most`."""
 
