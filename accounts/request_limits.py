@@ -4,6 +4,7 @@ Redis is away nothing is counted and everybody is let through."""
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 from django.http import HttpRequest
@@ -31,7 +32,7 @@ class TooManyRequests(UserError):
     """retry_after: seconds."""
 
     def __init__(self, allowance: Allowance) -> None:
-        self.retry_after = max(1, round(allowance.reset_seconds))
+        self.retry_after = max(1, math.ceil(allowance.reset_seconds))
         super().__init__(
             f"Rate limit reached: this token may make {allowance.limit:,} requests a minute. Try "
             f"again in {self.retry_after} s.",

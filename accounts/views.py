@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.conf import settings
@@ -162,7 +163,8 @@ def _requests(text: str) -> int | None:
     if not text.strip():
         return None
 
-    return number_of(text) if text.strip().isdigit() else -1
+    # Digits of other scripts are digits, too, and no number to the database.
+    return int(text) if re.fullmatch("[0-9]{1,7}", text.strip()) else -1
 
 
 class TokenRevokeAction(AccountAction):

@@ -38,6 +38,7 @@ class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
         self.path: Path | None = Path(file.name)
         self.size_bytes = size
         self.sha256 = sha256
+        self._is_written = False
 
     @classmethod
     def copy_of(cls, path: Path) -> ReceivedFile:
@@ -75,12 +76,21 @@ class ReceivedFile(UploadedFile):  # type: ignore[type-arg]
 
         return cls(target, name=name, size=size, sha256=digest.hexdigest())
 
-    def keep_as(self, path: Path) -> None:
-        """Move to `path`, written through to the disk first."""
+    def write_through(self) -> None:
+        """To the disk. Seconds for a large file: before a transaction, which others wait for."""
         assert self.path is not None
+        if self._is_written:
+            return
+
         with self.path.open("rb") as stream:
             os.fsync(stream.fileno())
 
+        self._is_written = True
+
+    def keep_as(self, path: Path) -> None:
+        """Move to `path`, written through to the disk first."""
+        assert self.path is not None
+        self.write_through()
         self.path.rename(path)
         self.path = None
 

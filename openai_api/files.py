@@ -11,22 +11,21 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import UploadedFile
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Prefetch, Q, QuerySet
 from django.utils import timezone
 
 from core.errors import UserError
 from core.store import openai_folder
 from core.text import clean_label, counted
 from core.upload import ReceivedFile
-from datasets_app.models import Dataset
+from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.services import dataset_archive, dataset_create, dataset_delete
 from openai_api.asking.batches import files_in_use
 from openai_api.errors import ApiProblem, missing, problem_of
+from openai_api.idempotency import SENT_AGAIN_SECONDS
 from openai_api.identifiers import new_id
 from openai_api.models import File, FineTuningJob, Upload
 
-# The same bytes under the same name within so many seconds are a request that was sent again.
-SENT_AGAIN_SECONDS = 60
 PROBLEMS_TOLD = 20
 SHORTEST_EXPIRY, LONGEST_EXPIRY = 3600, 30 * 24 * 3600
 
@@ -78,13 +77,16 @@ def file_create(
     name = clean_label(str(file.name or ""), limit=255) or "file"
 
     try:
+        file.write_through()
+
         with transaction.atomic():
             # Of two requests at once the second one sees what the first one made.
             get_user_model().objects.select_for_update().get(pk=user.pk)
-            earlier = _sent_again(user, name, purpose, file)
+            earlier = _sent_again(user, name, purpose, file, expires_after)
             if earlier is not None:
                 return earlier
 
+            now = timezone.now()
             row = File(
                 public_id=new_id("file-"),
                 user=user,
@@ -92,7 +94,8 @@ def file_create(
                 file_name=name,
                 size_bytes=file.size_bytes,
                 sha256=file.sha256,
-                expires_at=timezone.now() + expires_after if expires_after else None,
+                created_at=now,
+                expires_at=now + expires_after if expires_after else None,
             )
             _keep(row, file)
             row.save()
@@ -104,12 +107,18 @@ def file_create(
     return row
 
 
-def _sent_again(user: User, name: str, purpose: str, file: ReceivedFile) -> File | None:
+def _sent_again(
+    user: User, name: str, purpose: str, file: ReceivedFile, expires_after: timedelta | None
+) -> File | None:
     since = timezone.now() - timedelta(seconds=SENT_AGAIN_SECONDS)
     same = File.objects.filter(
         user=user, file_name=name, purpose=purpose, sha256=file.sha256, created_at__gte=since
     )
-    return same.select_related("dataset").first()
+    for row in same.select_related("dataset"):
+        if row.expires_after == expires_after:
+            return row
+
+    return None
 
 
 def _keep(row: File, file: ReceivedFile) -> None:
@@ -162,6 +171,14 @@ def files_of(user: User, *, for_asking: bool = False) -> QuerySet[File]:
     return File.objects.filter(kept | datasets | results).select_related("dataset")
 
 
+def with_problems(files: QuerySet[File]) -> QuerySet[File]:
+    """With what `problems_text` tells of each, for lists."""
+    told = DatasetProblem.objects.order_by("line", "id")[:PROBLEMS_TOLD]
+    return files.prefetch_related(
+        Prefetch("dataset__problems", queryset=told, to_attr="problems_told")
+    )
+
+
 def file_body(file: File) -> dict[str, Any]:
     """The file as the API answers it. "uploaded": it is being checked."""
     status, details = "processed", ""
@@ -196,7 +213,10 @@ def problems_text(dataset: Dataset) -> str:
     if not dataset.problem_count:
         return ""
 
-    problems = dataset.problems.all()[:PROBLEMS_TOLD]
+    problems = getattr(dataset, "problems_told", None)
+    if problems is None:
+        problems = dataset.problems.all()[:PROBLEMS_TOLD]
+
     unit = "line" if dataset.counts_lines else "row"
     told = [
         f"{unit} {problem.line:,}{f' ({problem.field})' if problem.field else ''}: {problem.reason}"
@@ -260,10 +280,8 @@ def files_expire() -> None:
 
     late = Upload.objects.filter(status=Upload.Status.PENDING, expires_at__lte=now)
     for upload in late:
-        Upload.objects.filter(pk=upload.pk, status=Upload.Status.PENDING).update(
-            status=Upload.Status.EXPIRED
-        )
-        shutil.rmtree(upload.folder, ignore_errors=True)
+        if upload.end(Upload.Status.EXPIRED):
+            shutil.rmtree(upload.folder, ignore_errors=True)
 
     _leftovers_remove()
 

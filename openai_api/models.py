@@ -5,6 +5,7 @@ They are a person's own and never shared; the datasets and trains behind them ar
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
 from core.store import openai_folder
 from datasets_app.models import Dataset
@@ -57,7 +59,7 @@ class File(models.Model):
     dataset = models.OneToOneField(
         Dataset, models.CASCADE, null=True, blank=True, related_name="openai_file"
     )
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -71,6 +73,11 @@ class File(models.Model):
     def path(self) -> Path:
         """Where its bytes lie."""
         return self.dataset.path if self.dataset is not None else self.own_path
+
+    @property
+    def expires_after(self) -> timedelta | None:
+        """As it was asked for."""
+        return self.expires_at - self.created_at if self.expires_at is not None else None
 
     @property
     def own_path(self) -> Path:
@@ -92,7 +99,11 @@ class Upload(models.Model):
     file_name = models.CharField(max_length=255)
     size_bytes = models.BigIntegerField(help_text="As it was announced.")
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
-    file = models.OneToOneField(File, models.SET_NULL, null=True, blank=True, related_name="upload")
+    # Many to one: the same bytes sent twice within a moment are one file.
+    file = models.ForeignKey(File, models.SET_NULL, null=True, blank=True, related_name="uploads")
+    expires_after = models.DurationField(
+        null=True, blank=True, help_text="How long its file is kept, once it is put together."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField()
 
@@ -107,6 +118,18 @@ class Upload(models.Model):
     def folder(self) -> Path:
         """Where its parts lie."""
         return openai_folder() / "uploads" / self.public_id
+
+    def end(self, status: Status, **values: Any) -> bool:
+        """Whether it was pending until now: of two requests at once only one ends it."""
+        rows = Upload.objects.filter(pk=self.pk, status=self.Status.PENDING)
+        if not rows.update(status=status, **values):
+            return False
+
+        self.status = status
+        for name, value in values.items():
+            setattr(self, name, value)
+
+        return True
 
 
 class UploadPart(models.Model):
@@ -193,6 +216,9 @@ class FineTuningJob(models.Model):
     idempotency_key = models.CharField(max_length=200, blank=True)
     results = models.OneToOneField(
         File, models.SET_NULL, null=True, blank=True, related_name="results_of"
+    )
+    results_made = models.BooleanField(
+        default=False, help_text="Once: whoever deletes the file wants it gone."
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -41,7 +41,7 @@ def upload_create(*, user: User, body: dict[str, Any]) -> Upload:
 
     purpose = purpose_of(body.get("purpose"))
     # Refused here, and not when most of it has come.
-    expiry_of(body)
+    expires_after = expiry_of(body)
     require_disk(2 * size)
 
     return Upload.objects.create(
@@ -51,6 +51,7 @@ def upload_create(*, user: User, body: dict[str, Any]) -> Upload:
         file_name=clean_label(name, limit=255),
         size_bytes=size,
         expires_at=timezone.now() + LIFETIME,
+        expires_after=expires_after,
     )
 
 
@@ -80,6 +81,12 @@ def part_add(upload: Upload, data: ReceivedFile) -> UploadPart:
     finally:
         data.close()
 
+    if not Upload.objects.filter(pk=upload.pk, status=Status.PENDING).exists():
+        # It has ended while this part was kept, and its folder is gone but for this.
+        shutil.rmtree(upload.folder, ignore_errors=True)
+        upload.refresh_from_db()
+        _pending_check(upload)
+
     return part
 
 
@@ -97,20 +104,48 @@ def upload_complete(upload: Upload, body: dict[str, Any]) -> Upload:
         raise ApiProblem(text, param="part_ids")
 
     md5 = hashlib.md5(usedforsecurity=False)
-    file = ReceivedFile.joined([part.path for part in parts], name=upload.file_name, also=md5)
+    try:
+        file = ReceivedFile.joined([part.path for part in parts], name=upload.file_name, also=md5)
+    except FileNotFoundError:
+        return _ended_meanwhile(upload)
+
     wanted = body.get("md5")
     if wanted is not None and str(wanted).lower() != md5.hexdigest():
         file.close()
         text = f"The parts make another file: its md5 is {md5.hexdigest()}."
         raise ApiProblem(text, param="md5")
 
-    with transaction.atomic():
-        row = file_create(user=upload.user, file=file, purpose=upload.purpose)
-        upload.file = row
-        upload.status = Status.COMPLETED
-        upload.save(update_fields=["file", "status"])
+    try:
+        # Before the transaction, which everybody else waits for.
+        file.write_through()
 
+        with transaction.atomic():
+            # First the status, so that of two requests at once only one makes a file.
+            if not upload.end(Status.COMPLETED):
+                return _ended_meanwhile(upload)
+
+            row = file_create(
+                user=upload.user,
+                file=file,
+                purpose=upload.purpose,
+                expires_after=upload.expires_after,
+            )
+            Upload.objects.filter(pk=upload.pk).update(file=row)
+    finally:
+        file.close()
+
+    upload.file = row
     shutil.rmtree(upload.folder, ignore_errors=True)
+    return upload
+
+
+def _ended_meanwhile(upload: Upload) -> Upload:
+    """What another request has made of it. Raises ApiProblem where it was not completed."""
+    upload.refresh_from_db()
+    if upload.status != Status.COMPLETED:
+        _pending_check(upload)
+        raise ApiProblem("The parts of this upload are gone. Begin a new one.", code="wrong_state")
+
     return upload
 
 
@@ -131,13 +166,16 @@ def _parts_of(upload: Upload, ids: Any) -> list[UploadPart]:
 
 def upload_cancel(upload: Upload) -> Upload:
     """Raises ApiProblem for one that has ended in another way."""
-    if upload.status != Status.CANCELLED:
-        _pending_check(upload)
-        upload.status = Status.CANCELLED
-        upload.save(update_fields=["status"])
-        shutil.rmtree(upload.folder, ignore_errors=True)
+    if upload.status == Status.CANCELLED:
+        return upload
 
-    return upload
+    _pending_check(upload)
+    if upload.end(Status.CANCELLED):
+        shutil.rmtree(upload.folder, ignore_errors=True)
+        return upload
+
+    upload.refresh_from_db()
+    return upload_cancel(upload)
 
 
 def _pending_check(upload: Upload) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from engine.rewards.base import Answer, Unscored
 
-PLACE = re.compile(r"\{\{\s*([^{}]{1,300}?)\s*\}\}")
+# With the spaces inside: two repeats that may share a character would cost the square of their length.
+PLACE = re.compile(r"\{\{([^{}]{1,300})\}\}")
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d{1,9})\]")
 OUTPUT_TEXT, OUTPUT_JSON = "sample.output_text", "sample.output_json"
 LENGTH = 20_000
@@ -20,7 +21,7 @@ LENGTH = 20_000
 
 def places_of(template: str) -> list[str]:
     """The names in a template, without braces."""
-    return PLACE.findall(template)
+    return [name.strip() for name in PLACE.findall(template)]
 
 
 def template_problem(template: str) -> str:
@@ -46,7 +47,7 @@ def columns_of(template: str) -> set[str]:
 def template_fill(template: str, answer: Answer) -> str:
     """The text for this answer. Raises Unscored where its row lacks a value, or its text is no
     JSON."""
-    return PLACE.sub(lambda place: _text(_value(place[1], answer))[:LENGTH], template)
+    return PLACE.sub(lambda place: _text(_value(place[1].strip(), answer))[:LENGTH], template)
 
 
 def _value(name: str, answer: Answer) -> Any:
@@ -56,7 +57,7 @@ def _value(name: str, answer: Answer) -> Any:
     if _begins(name, OUTPUT_JSON):
         try:
             value = json.loads(answer.text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unscored("The answer is not JSON.") from error
 
         return _inside(value, list(_steps(name))[2:], name)
@@ -85,4 +86,10 @@ def _begins(name: str, first: str) -> bool:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value
+
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError as error:
+        raise Unscored("The answer is nested too deeply.") from error

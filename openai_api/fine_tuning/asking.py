@@ -93,7 +93,7 @@ def _shape_keep(choice: MethodChoice, branch: Target) -> None:
 
 
 def digest_of(body: dict[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(body, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

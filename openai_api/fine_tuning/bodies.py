@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db.models import OuterRef, Subquery
 from django.utils import timezone
 from django.utils.text import slugify
 
@@ -137,6 +138,7 @@ def checkpoint_bodies(job: FineTuningJob, rows: list[Checkpoint]) -> list[dict[s
     """These checkpoints of a job's train."""
     targets = [Target("train", row.run_id, row.step) for row in rows]
     names = models_named(targets)
+    metrics = metrics_at(rows)
 
     return [
         {
@@ -145,7 +147,7 @@ def checkpoint_bodies(job: FineTuningJob, rows: list[Checkpoint]) -> list[dict[s
             "created_at": int(row.time),
             "fine_tuned_model_checkpoint": names[target.key].name,
             "fine_tuning_job_id": job.public_id,
-            "metrics": metrics_at(row),
+            "metrics": metrics[row.pk],
             "step_number": row.step,
         }
         for row, target in zip(rows, targets, strict=True)
@@ -157,23 +159,33 @@ def checkpoint_id(job: FineTuningJob, step: int) -> str:
     return f"ftckpt_{job.public_id.removeprefix('ftjob-')}-{step}"
 
 
-def metrics_at(checkpoint: Checkpoint) -> dict[str, float]:
-    """The latest values up to a checkpoint's step."""
-    rows = MetricRow.objects.filter(run=checkpoint.run_id, step__lte=checkpoint.step)
-    values: dict[str, float] = {"step": checkpoint.step}
+def metrics_at(checkpoints: list[Checkpoint]) -> dict[Any, dict[str, float]]:
+    """{key of a checkpoint: the latest values up to its step}."""
+    rows = Checkpoint.objects.filter(pk__in=[checkpoint.pk for checkpoint in checkpoints])
+    rows = rows.annotate(train_values=_latest("train"), eval_values=_latest("eval"))
 
-    for split in ("train", "eval"):
-        row = rows.filter(split=split).order_by("-seq").first()
-        if row is None:
-            continue
+    return {
+        pk: _metrics(step, {"train": train, "eval": evaluated})
+        for pk, step, train, evaluated in rows.values_list(
+            "pk", "step", "train_values", "eval_values"
+        )
+    }
 
-        for name, value in named(split, row.values).items():
+
+def _latest(split: str) -> Subquery:
+    rows = MetricRow.objects.filter(run=OuterRef("run"), step__lte=OuterRef("step"), split=split)
+    return Subquery(rows.order_by("-seq").values("values")[:1])
+
+
+def _metrics(step: int, latest: dict[str, dict[str, Any] | None]) -> dict[str, float]:
+    values: dict[str, float] = {"step": step}
+
+    for split, row in latest.items():
+        for name, value in named(split, row or {}).items():
             if isinstance(value, int | float):
                 values[CHECKPOINT_METRICS.get(name, name)] = value
 
-        if split == "eval":
-            _full_validation(values)
-
+    _full_validation(values)
     return values
 
 

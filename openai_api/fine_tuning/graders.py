@@ -24,6 +24,8 @@ from openai_api.errors import ApiProblem
 GRADER = "grader"
 MOST_GRADERS = 20
 FORMULA_LIMIT = 2_000
+INSTRUCTION_LIMIT = 20_000
+LARGEST_NUMBER = 1e9
 # What text_similarity can measure elsewhere, and why it cannot here.
 METRICS_ELSEWHERE = {
     "cosine": "it needs a model of embeddings",
@@ -131,7 +133,7 @@ def _score_model(grader: dict[str, Any], param: str) -> tuple[RewardChoice, floa
 def _range(grader: dict[str, Any], param: str) -> tuple[float, float]:
     given = grader.get("range") or [0, 1]
     is_pair = isinstance(given, list) and len(given) == 2
-    if not is_pair or not all(type(bound) in (int, float) for bound in given):
+    if not is_pair or not all(_is_number(bound) for bound in given):
         raise ApiProblem("Give two numbers.", param=f"{param}.range")
 
     low, high = given
@@ -142,6 +144,11 @@ def _range(grader: dict[str, Any], param: str) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _is_number(value: Any) -> bool:
+    """One that can be reckoned with: neither infinite nor NaN."""
+    return type(value) in (int, float) and -LARGEST_NUMBER <= value <= LARGEST_NUMBER
+
+
 def _instruction(messages: Any, param: str) -> str:
     """The judge's messages as one text, in which {answer} stands for the answer."""
     if not isinstance(messages, list) or not messages:
@@ -149,6 +156,9 @@ def _instruction(messages: Any, param: str) -> str:
 
     texts = [_message_text(message, param) for message in messages]
     text = "\n\n".join(texts)
+    if len(text) > INSTRUCTION_LIMIT:
+        said = f"The messages have more than {INSTRUCTION_LIMIT:,} characters."
+        raise ApiProblem(said, param=param)
     if problem := template_problem(text):
         raise ApiProblem(problem, param=param)
 
@@ -226,6 +236,17 @@ def _multi(grader: dict[str, Any], name: str, param: str) -> Grading:
     return Grading("multi", name, terms, constant)
 
 
+# What reading a formula can end with.
+UNREADABLE = (
+    ValueError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+    ZeroDivisionError,
+    OverflowError,
+)
+
+
 def weighted_sum(formula: str, names: set[str], param: str) -> tuple[dict[str, float], float]:
     """({name: weight}, constant) of a formula such as 0.7 * style + 0.3 * (facts + 1). Raises
     ApiProblem for any that is no weighted sum."""
@@ -233,8 +254,12 @@ def weighted_sum(formula: str, names: set[str], param: str) -> tuple[dict[str, f
         if len(formula) > FORMULA_LIMIT:
             raise ValueError("It is too long.")
 
-        return _linear(ast.parse(formula.strip(), mode="eval").body, names)
-    except (ValueError, SyntaxError, RecursionError, ZeroDivisionError, OverflowError) as error:
+        weights, constant = _linear(ast.parse(formula.strip(), mode="eval").body, names)
+        if not all(_is_number(value) for value in (*weights.values(), constant)):
+            raise ValueError("A number in it is too large.")
+
+        return weights, constant
+    except UNREADABLE as error:
         reason = str(error) if type(error) is ValueError else "It cannot be read."
         raise ApiProblem(
             f"Only a weighted sum of the graders can be a reward, such as 0.7 * a + 0.3 * b. {reason}",

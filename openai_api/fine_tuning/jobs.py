@@ -24,6 +24,7 @@ from openai_api.files import problems_text
 from openai_api.fine_tuning.asking import JobRequest, digest_of, job_request
 from openai_api.fine_tuning.methods import method_of, params_of
 from openai_api.fine_tuning.results import results_make
+from openai_api.idempotency import SENT_AGAIN_SECONDS, Retry, same_body_check
 from openai_api.identifiers import new_id
 from openai_api.models import FineTuningJob
 from serving.targets import Target
@@ -32,8 +33,6 @@ from training.train.branching import Origin
 from training.train.resuming import resumable_steps, train_resume
 from training.train.services import train_create, train_stop
 
-# The same body within so many seconds is a request that was sent again.
-SENT_AGAIN_SECONDS = 60
 # By which people see on their pages what a program has started.
 LABEL = "OpenAI API"
 INVALID = {"dataset": "invalid_training_file", "evaluation_dataset": "invalid_validation_file"}
@@ -47,15 +46,18 @@ FILES = {
 
 Ending = FineTuningJob.Ending
 Status = TrainRun.Status
+ENDED = (Status.FINISHED, Status.FAILED, Status.STOPPED)
+# Refusals of a train that pass: too many requests, no service, a full disk.
+PASSING = (429, 503, 507)
 
 logger = logging.getLogger("deepextension.openai")
 
 
-def job_create(*, user: User, body: dict[str, Any], key: str = "") -> FineTuningJob:
-    """Begin a job, or find the one that the same request has made: that of the same
-    idempotency `key`, or of the same body a moment ago. Raises ApiProblem."""
+def job_create(*, user: User, body: dict[str, Any], retry: Retry) -> FineTuningJob:
+    """Begin a job, or find the one that the same request has made: that of the same idempotency
+    key, or where the client tries again that of the same body a moment ago. Raises ApiProblem."""
     digest = digest_of(body)
-    earlier = _sent_again(user, digest, key)
+    earlier = _sent_again(user, digest, retry)
     if earlier is not None:
         return earlier
 
@@ -64,11 +66,11 @@ def job_create(*, user: User, body: dict[str, Any], key: str = "") -> FineTuning
     with transaction.atomic():
         # Of two requests at once the second one sees what the first one made.
         get_user_model().objects.select_for_update().get(pk=user.pk)
-        earlier = _sent_again(user, digest, key)
+        earlier = _sent_again(user, digest, retry)
         if earlier is not None:
             return earlier
 
-        job = _job_of(request, user, key)
+        job = _job_of(request, user, retry.key)
         job.save()
 
     try:
@@ -82,13 +84,24 @@ def job_create(*, user: User, body: dict[str, Any], key: str = "") -> FineTuning
     return job
 
 
-def _sent_again(user: User, digest: str, key: str) -> FineTuningJob | None:
+def _sent_again(user: User, digest: str, retry: Retry) -> FineTuningJob | None:
+    """Raises ApiProblem for a key that another request has used."""
     jobs = FineTuningJob.objects.with_related().filter(user=user)
-    if key:
-        return jobs.filter(idempotency_key=key).first()
+    if retry.key:
+        job = jobs.filter(idempotency_key=retry.key).first()
+        if job is not None:
+            same_body_check(job.digest, digest)
 
+        return job
+
+    if not retry.again:
+        return None
+
+    # Of one that has ended nobody waits for the answer: it is asked for anew.
     since = timezone.now() - timedelta(seconds=SENT_AGAIN_SECONDS)
-    return jobs.filter(digest=digest, idempotency_key="", created_at__gte=since).first()
+    jobs = jobs.filter(digest=digest, idempotency_key="", created_at__gte=since)
+    jobs = jobs.exclude(ending__in=(Ending.FAILED, Ending.CANCELLED))
+    return jobs.exclude(train__status__in=ENDED).first()
 
 
 def _job_of(request: JobRequest, user: User, key: str) -> FineTuningJob:
@@ -118,10 +131,12 @@ def _begin(job: FineTuningJob) -> None:
     for name in ("dataset", "evaluation_dataset"):
         dataset: Dataset | None = getattr(job, name)
         if dataset is None:
-            if name == "dataset":
-                _fail(job, INVALID[name], "The training file was deleted.", FILES[name])
-                return
-            continue
+            if name == "evaluation_dataset" and not job.validation_file:
+                continue
+
+            text = f"The {FILES[name].replace('_', ' ')} was deleted."
+            _fail(job, INVALID[name], text, FILES[name])
+            return
 
         if dataset.status == Dataset.Status.CHECKING:
             return
@@ -154,7 +169,19 @@ def _train(job: FineTuningJob) -> None:
         # Whoever begins it at the same moment gets the same train.
         idempotency_key=job.public_id,
     )
-    job.update(train=run)
+    _train_keep(job, run, job.user)
+
+
+def _train_keep(job: FineTuningJob, run: TrainRun, user: User) -> None:
+    """Give a job its train, unless it was cancelled meanwhile: then nobody wants the train."""
+    free = FineTuningJob.objects.filter(pk=job.pk, train=None, ending=Ending.NONE)
+    if free.update(train=run):
+        job.train = run
+        return
+
+    job.refresh_from_db(fields=["train", "ending", "error"])
+    if job.train_id != run.pk:
+        train_stop(run=run, by=user, discard=True)
 
 
 def _columns_check(parameters: dict[str, Any], dataset: Dataset) -> None:
@@ -186,7 +213,12 @@ def _origin(key: str) -> Origin | None:
 
 def _fail(job: FineTuningJob, code: str, message: str, param: str) -> None:
     error = {"code": code, "message": message, "param": param}
-    job.update(ending=Ending.FAILED, error=error)
+    waiting = FineTuningJob.objects.filter(pk=job.pk, train=None, ending=Ending.NONE)
+    if waiting.update(ending=Ending.FAILED, error=error):
+        job.ending, job.error = Ending.FAILED, error
+    else:
+        # It was cancelled, or somebody else has begun it.
+        job.refresh_from_db(fields=["train", "ending", "error"])
 
 
 def job_advance(job: FineTuningJob) -> FineTuningJob:
@@ -195,13 +227,17 @@ def job_advance(job: FineTuningJob) -> FineTuningJob:
         try:
             _begin(job)
         except UserError as error:
+            if error.status in PASSING:
+                logger.warning("%s waits: %s", job, error.message)
+                return job
+
             problem = problem_of(error, FILES)
             _fail(job, problem.code or "invalid", problem.message, problem.param)
         except ApiProblem as problem:
             _fail(job, problem.code or "invalid", problem.message, problem.param)
 
     run = job.train
-    if run is not None and run.status == Status.FINISHED and job.results is None:
+    if run is not None and run.status == Status.FINISHED and not job.results_made:
         results_make(job)
 
     return job
@@ -210,7 +246,7 @@ def job_advance(job: FineTuningJob) -> FineTuningJob:
 def jobs_advance() -> None:
     """For the house-keeping."""
     waiting = FineTuningJob.objects.filter(train=None, ending=Ending.NONE)
-    ended = FineTuningJob.objects.filter(train__status=Status.FINISHED, results=None)
+    ended = FineTuningJob.objects.filter(train__status=Status.FINISHED, results_made=False)
 
     for rows in (waiting, ended):
         for job in rows.with_related().select_related("user"):
@@ -271,7 +307,13 @@ def job_cancel(job: FineTuningJob, *, by: User) -> FineTuningJob:
     if status in ("succeeded", "failed", "cancelled"):
         raise _ended(job, status)
 
-    job.update(ending=Ending.CANCELLED)
+    FineTuningJob.objects.filter(pk=job.pk).exclude(ending=Ending.FAILED).update(
+        ending=Ending.CANCELLED
+    )
+    # Read again: whoever begins its train at this moment either sees the cancelling, or is seen here.
+    job.refresh_from_db(fields=["train", "ending", "error"])
+    if job.ending == Ending.FAILED:
+        raise _ended(job, "failed")
     if job.train is not None:
         train_stop(run=job.train, by=by, discard=True)
 

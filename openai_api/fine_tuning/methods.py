@@ -50,7 +50,7 @@ def method_choice(body: dict[str, Any], *, device: str) -> MethodChoice:
         path = f"method.{given.get('type') if isinstance(given, dict) else ''}.hyperparameters"
 
     kind = given.get("type") if isinstance(given, dict) else None
-    if kind not in METHODS:
+    if not isinstance(kind, str) or kind not in METHODS:
         known = ", ".join(METHODS)
         raise ApiProblem(f"There is no such method. The methods are: {known}.", param="method.type")
 

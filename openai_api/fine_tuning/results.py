@@ -50,16 +50,16 @@ def results_make(job: FineTuningJob) -> None:
     try:
         with transaction.atomic():
             file.save()
-            rows = FineTuningJob.objects.filter(pk=job.pk, results=None)
-            if not rows.update(results=file):
+            rows = FineTuningJob.objects.filter(pk=job.pk, results_made=False)
+            if not rows.update(results=file, results_made=True):
                 raise IntegrityError
     except IntegrityError:
         # Somebody else was faster.
         path.unlink(missing_ok=True)
-        job.refresh_from_db(fields=["results"])
+        job.refresh_from_db(fields=["results", "results_made"])
         return
 
-    job.results = file
+    job.results, job.results_made = file, True
 
 
 def _write(run: TrainRun, path: Path) -> None:

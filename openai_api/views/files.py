@@ -22,6 +22,7 @@ from openai_api.files import (
     files_of,
     purpose_of,
     received_of,
+    with_problems,
 )
 from openai_api.models import File
 from openai_api.pages import list_body, rows_page
@@ -63,7 +64,7 @@ class FilesView(FormView):
 
         rows, has_more = rows_page(
             request,
-            files,
+            with_problems(files),
             find=lambda public_id: file_of(public_id, self.reader, for_asking=self.asks_only),
             default=MOST_FILES,
             most=MOST_FILES,

@@ -24,13 +24,13 @@ from openai_api.fine_tuning.jobs import (
     job_pause,
     job_resume,
 )
+from openai_api.idempotency import retry_of
 from openai_api.models import FineTuningJob
 from openai_api.pages import list_body, rows_page
 from openai_api.views.base import OpenAIView
 from training.models import Checkpoint
 
 _METADATA = re.compile(r"metadata\[(.{1,64})\]")
-LONGEST_IDEMPOTENCY_KEY = 200
 
 
 class JobsView(OpenAIView):
@@ -45,8 +45,7 @@ class JobsView(OpenAIView):
         return self.answer(list_body(bodies, has_more=has_more))
 
     def post(self, request: Request) -> Response:
-        key = request.headers.get("Idempotency-Key", "")[:LONGEST_IDEMPOTENCY_KEY]
-        job = job_create(user=self.reader, body=self.body, key=key)
+        job = job_create(user=self.reader, body=self.body, retry=retry_of(request))
         return self.answer(job_body(job))
 
 

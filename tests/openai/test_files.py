@@ -1,15 +1,19 @@
 """Files and uploads by the real client: what it sends, what it gets back, and every fault."""
 
 import hashlib
+from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types import FileDeleted, FileObject, Upload
 from openai.types.uploads import UploadPart
 
 from core.store import openai_folder
+from core.upload import ReceivedFile
 from datasets_app.models import Dataset
+from openai_api import uploads
 from openai_api.files import LONGEST_EXPIRY, files_expire
 from openai_api.models import File
 from openai_api.models import Upload as UploadRow
@@ -127,6 +131,28 @@ def test_a_request_that_is_sent_again_makes_no_second_file(openai: OpenAI):
     assert first.id == second.id != other.id
     assert Dataset.objects.count() == 2
 
+    expiries: list[Any] = [{"anchor": "created_at", "seconds": s} for s in (7200, 7201, 7200)]
+    kept = [
+        openai.files.create(file=("a.jsonl", b"{}"), purpose="batch", expires_after=expiry).id
+        for expiry in expiries
+    ]
+    assert kept[0] == kept[2] != kept[1]
+
+
+def test_many_files_with_faults_cost_no_query_each(openai, checked, django_assert_max_num_queries):
+    for number in range(4):
+        content = chat_rows(2) + b"{broken\n" * (number + 1)
+        openai.files.create(file=(f"{number}.jsonl", content), purpose="fine-tune")
+    checked()
+    with django_assert_max_num_queries(8):
+        listed = openai.files.list().data
+    assert ["line 6" in (file.status_details or "") for file in listed] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
 
 def test_a_strangers_file_is_not_there(openai: OpenAI, client_of, bob):
     file = openai.files.create(file=("rows.jsonl", chat_rows()), purpose="fine-tune")
@@ -184,6 +210,66 @@ def test_a_file_in_parts_is_put_together_in_the_order_that_is_said(openai: OpenA
     # A request that is sent again.
     again = openai.uploads.complete(upload.id, part_ids=[first.id, second.id])
     assert again.file == done.file
+
+
+def whole(openai: OpenAI, content: bytes, **given) -> tuple[str, str]:
+    """(the upload, its only part)."""
+    upload = openai.uploads.create(
+        bytes=len(content), filename="rows.jsonl", mime_type="text/jsonl", purpose="batch", **given
+    )
+    return upload.id, openai.uploads.parts.create(upload.id, data=content).id
+
+
+def test_two_uploads_of_the_same_bytes_are_both_completed(openai: OpenAI):
+    ids = []
+    for _ in range(2):
+        upload, part = whole(openai, b"{}")
+        done = openai.uploads.complete(upload, part_ids=[part])
+        assert done.file is not None
+        ids.append(done.file.id)
+    assert ids[0] == ids[1]
+    assert openai.files.content(ids[0]).content == b"{}"
+
+
+def test_an_uploads_file_expires_as_it_was_asked_for(openai: OpenAI):
+    expiry = {"anchor": "created_at", "seconds": 7200}
+    upload, part = whole(openai, b"{}", expires_after=expiry)
+    done = openai.uploads.complete(upload, part_ids=[part])
+    assert done.file is not None
+    assert done.file.expires_at is not None
+    assert done.file.expires_at - done.file.created_at == 7200
+
+
+def test_of_two_that_end_an_upload_one_does(openai: OpenAI, alice, monkeypatch):
+    """Cancelled while its parts are put together."""
+    upload, part = whole(openai, b"{}")
+    join = ReceivedFile.joined
+
+    def cancelled_meanwhile(*args, **kwargs):
+        file = join(*args, **kwargs)
+        uploads.upload_cancel(uploads.upload_find(upload, alice))
+        return file
+
+    monkeypatch.setattr(ReceivedFile, "joined", cancelled_meanwhile)
+    with pytest.raises(BadRequestError, match="cancelled"):
+        openai.uploads.complete(upload, part_ids=[part])
+    assert UploadRow.objects.get().status == "cancelled"
+    assert not File.objects.exists()
+
+
+def test_a_file_goes_to_the_disk_before_the_transaction(openai: OpenAI, monkeypatch):
+    """Seconds for a large one, in which nobody else could write."""
+    depths = []
+    outside = len(connection.savepoint_ids)
+    monkeypatch.setattr(
+        "core.upload.os.fsync", lambda _: depths.append(len(connection.savepoint_ids))
+    )
+    openai.files.create(file=("rows.jsonl", chat_rows()), purpose="fine-tune")
+    upload, part = whole(openai, b"{}")
+    depths.clear()
+    openai.uploads.complete(upload, part_ids=[part])
+    openai.files.create(file=("a.jsonl", b"{}"), purpose="batch")
+    assert depths == [outside] * 2
 
 
 def test_parts_that_do_not_fit_are_refused(openai: OpenAI):

@@ -12,8 +12,10 @@ from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.fine_tuning_job_event import FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
+from core.errors import UserError
 from datasets_app.models import Dataset
 from engine.contract.rundir import MODEL
+from openai_api.fine_tuning import jobs
 from openai_api.fine_tuning.jobs import jobs_advance
 from openai_api.models import FineTuningJob as Row
 from tests.openai.conftest import chat_rows, lines, pair_rows, prompt_rows
@@ -151,6 +153,7 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"training_file": ""}, "training_file"),
     ({"validation_file": "file-nowhere"}, "validation_file"),
     ({"method": {"type": "magic"}}, "method.type"),
+    ({"method": {"type": ["dpo"]}}, "method.type"),
     ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
     ({"hyperparameters": {"n_epochs": 1.5}}, "hyperparameters.n_epochs"),
     ({"hyperparameters": {"n_epochs": True}}, "hyperparameters.n_epochs"),
@@ -287,25 +290,116 @@ def test_a_waiting_job_can_be_cancelled(openai: OpenAI, tiny, checked):
     assert not TrainRun.objects.exists()
 
 
+def waiting_job(openai: OpenAI, **given: Any) -> str:
+    file = openai.files.create(file=("rows.jsonl", chat_rows()), purpose="fine-tune")
+    job = openai.fine_tuning.jobs.create(model="tiny", training_file=file.id, **given)
+    return str(job.id)
+
+
+def test_a_cancel_while_the_train_is_made_stops_the_train(openai, tiny, checked, monkeypatch):
+    """Whoever begins the train has read the job before it was cancelled."""
+    job = waiting_job(openai)
+    checked()
+    make = jobs.train_create
+
+    def cancelled_meanwhile(**values: Any) -> Any:
+        row = Row.objects.with_related().get()
+        jobs.job_cancel(row, by=row.user)
+        return make(**values)
+
+    monkeypatch.setattr(jobs, "train_create", cancelled_meanwhile)
+    jobs_advance()
+    assert TrainRun.objects.get().status == "stopped"
+    assert openai.fine_tuning.jobs.retrieve(job).status == "cancelled"
+
+
+def test_a_cancel_stops_a_train_that_was_made_meanwhile(openai, tiny, checked, alice):
+    waiting_job(openai)
+    stale = Row.objects.with_related().get()
+    checked()
+    jobs_advance()
+    jobs.job_cancel(stale, by=alice)
+    assert TrainRun.objects.get().status == "stopped"
+
+
+@pytest.mark.parametrize("status", [429, 503, 507])
+def test_a_job_waits_for_what_passes(openai: OpenAI, tiny, checked, monkeypatch, status):
+    job = waiting_job(openai)
+    checked()
+
+    def refused(**values: Any) -> Any:
+        raise UserError("Not now.", status=status)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "train_create", refused)
+        assert openai.fine_tuning.jobs.retrieve(job).status == "validating_files"
+    assert openai.fine_tuning.jobs.retrieve(job).status == "queued"
+
+
+def test_a_job_whose_validation_file_goes_while_it_waits_fails(openai: OpenAI, tiny, checked):
+    held_out = openai.files.create(file=("held.jsonl", chat_rows(4)), purpose="fine-tune")
+    job = waiting_job(openai, validation_file=held_out.id)
+    Dataset.objects.get(openai_file__public_id=held_out.id).delete()
+    checked()
+    error = openai.fine_tuning.jobs.retrieve(job).error
+    assert error is not None
+    assert (error.code, error.param) == ("invalid_validation_file", "validation_file")
+    assert not TrainRun.objects.exists()
+
+
 # The same request again
 
 
 def test_a_request_that_is_sent_again_makes_no_second_train(openai: OpenAI, uploaded):
     file = uploaded()
 
-    def create(**more: Any) -> str:
-        return str(openai.fine_tuning.jobs.create(model="tiny", training_file=file, **more).id)
+    def create(headers: dict[str, str], **more: Any) -> str:
+        jobs = openai.fine_tuning.jobs
+        job = jobs.create(model="tiny", training_file=file, extra_headers=headers, **more)
+        return str(job.id)
 
-    first = create()
-    assert create() == first
-    assert create(suffix="other") != first
-    keyed = create(extra_headers={"Idempotency-Key": "k-1"})
-    assert keyed != first
-    assert create(suffix="whatever", extra_headers={"Idempotency-Key": "k-1"}) == keyed
+    once, again, key = {}, {"x-stainless-retry-count": "1"}, {"Idempotency-Key": "k-1"}
+    first = create(once)
+    assert create(again) == first
+    assert create(again, suffix="other") != first
+    # Two requests that are no tries of one another.
+    second = create({"x-stainless-retry-count": "0"})
+    assert second != first
+    keyed = create(key)
+    assert keyed not in (first, second)
+    assert create(key) == keyed
 
     Row.objects.update(created_at=timezone.now() - timezone.timedelta(minutes=2))
-    assert create() != first
-    assert create(extra_headers={"Idempotency-Key": "k-1"}) == keyed
+    assert create(again) not in (first, second)
+    assert create(key) == keyed
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+def test_a_job_that_has_ended_is_not_the_answer_to_a_new_request(openai: OpenAI, uploaded, end):
+    file = uploaded()
+
+    def create() -> FineTuningJob:
+        return openai.fine_tuning.jobs.create(
+            model="tiny", training_file=file, extra_headers={"x-stainless-retry-count": "1"}
+        )
+
+    job = create()
+    if end == "cancelled":
+        openai.fine_tuning.jobs.cancel(job.id)
+    else:
+        set_train(status="failed")
+    again = create()
+    assert (again.id != job.id, again.status) == (True, "queued")
+
+
+def test_an_idempotency_key_is_of_one_request_and_kept_whole(openai: OpenAI, begun):
+    begun(extra_headers={"Idempotency-Key": "k" * 200})
+    with pytest.raises(BadRequestError) as refused:
+        begun(suffix="other", extra_headers={"Idempotency-Key": "k" * 200})
+    assert refused.value.code == "idempotency_key_reused"
+    with pytest.raises(BadRequestError, match="200 characters"):
+        begun(extra_headers={"Idempotency-Key": "k" * 201})
+    assert Row.objects.count() == 1
 
 
 # Lists
@@ -473,6 +567,17 @@ def test_checkpoints_have_names_and_the_metrics_of_their_step(openai: OpenAI, be
     assert len(openai.fine_tuning.jobs.checkpoints.list(job.id).data) == 1
 
 
+def test_many_checkpoints_cost_no_query_each(openai, begun, django_assert_max_num_queries):
+    job = begun()
+    run = TrainRun.objects.get()
+    history(run)
+    Checkpoint.objects.bulk_create(
+        Checkpoint(run=run, step=step, time=time.time(), kept=True) for step in (1, 2, 3, 4, 6, 7)
+    )
+    with django_assert_max_num_queries(10):
+        assert len(openai.fine_tuning.jobs.checkpoints.list(job.id).data) == 8
+
+
 def test_a_job_that_succeeded_has_a_model_and_its_metrics_as_a_file(openai: OpenAI, begun):
     job = begun(suffix="desk")
     run = set_train(status="finished", finished_at=timezone.now())
@@ -493,6 +598,10 @@ def test_a_job_that_succeeded_has_a_model_and_its_metrics_as_a_file(openai: Open
     jobs_advance()
     assert openai.fine_tuning.jobs.retrieve(job.id).result_files == [result]
     assert openai.files.retrieve(result).purpose == "fine-tune-results"
+
+    openai.files.delete(result)
+    jobs_advance()
+    assert openai.fine_tuning.jobs.retrieve(job.id).result_files == []
 
 
 def test_deleting_a_file_of_a_job_keeps_what_the_train_needs(openai: OpenAI, begun):
