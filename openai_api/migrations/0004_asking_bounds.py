@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('openai_api', '0002_asking'),
+        ('openai_api', '0003_files_and_jobs'),
     ]
 
     operations = [
