@@ -31,14 +31,24 @@ QUICK_SECONDS = 30
 NORMAL_SECONDS = 900
 
 
+class NotNow(Exception):
+    """What a kind's work raises where it cannot go on for a while, and nothing is wrong: it waits in
+    the queue and its worker does something else. words: what it waits for, for people."""
+
+    def __init__(self, words: str, *, seconds: float) -> None:
+        super().__init__(words)
+        self.words = words
+        self.seconds = seconds
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of work.
 
     title: what it is called on pages, as a noun: "Dataset check".
     run: dotted name of the function that does it, called with the job's arguments in a process of
-    its own, which may be killed at any moment and started again. "" where workers of a device run
-    it in a way of their own.
+    its own, which may be killed at any moment and started again, and which it may leave by NotNow.
+    "" where workers of a device run it in a way of their own.
     ended: dotted name of the function that records on what the work is about that it ended early:
     called with the arguments and reason=CANCELLED, TOO_LONG or BROKE_OFF and limit_seconds.
     needs: modules that workers import once, so that the work starts at once in each process.

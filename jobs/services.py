@@ -248,6 +248,13 @@ def job_give_back(job: Job, *, uncounted: bool = False) -> bool:
     return _queue_again(job, resumes=job.resumes + 1)
 
 
+def job_put_off(job: Job, seconds: float, words: str) -> bool:
+    """Begin it again after so long: it could not go on, and nothing was wrong (jobs.kinds.NotNow).
+    Returns whether this caller wrote that."""
+    due_at = timezone.now() + timedelta(seconds=seconds)
+    return _queue_again(job, due_at=due_at, phase=words[:80])
+
+
 def job_failed(job: Job, error: str) -> bool:
     """Try it again after the next pause of its kind, unless it was to be stopped; give it up where
     it has failed after all of them. Returns whether this caller wrote that."""

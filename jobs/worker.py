@@ -30,7 +30,7 @@ from core.processes import process_mark
 from core.queue import connection
 from engine.process.isolation import die_with_parent
 from jobs.adding import CHANNEL
-from jobs.kinds import CANCELLED, TOO_LONG, function_of, kind_of, kinds
+from jobs.kinds import CANCELLED, TOO_LONG, NotNow, function_of, kind_of, kinds
 from jobs.models import Job
 from jobs.progress import job_is_current
 from jobs.services import (
@@ -41,6 +41,7 @@ from jobs.services import (
     job_failed,
     job_give_back,
     job_move_on,
+    job_put_off,
 )
 
 # What a database raises that is locked, restarted or out of reach.
@@ -51,6 +52,8 @@ TICK_SECONDS = 0.02
 # Less than a pipe holds, so that writing it never waits.
 ERROR_BYTES = 2000
 LOG_BYTES = 64 << 20
+# With which the process of work ends that is to be begun again later; it has written "seconds words".
+NOT_NOW_CODE = os.EX_TEMPFAIL
 # Why a worker ends a job that is to be begun again.
 STOPPING = "stopping"
 SLOW = "slow"
@@ -186,6 +189,9 @@ class JobsWorker:
             job_give_back(job, uncounted=True)
         elif reason == SLOW:
             job_move_on(job)
+        elif code == NOT_NOW_CODE:
+            seconds, _, words = error.partition(" ")
+            job_put_off(job, float(seconds), words)
         elif code == 0:
             # Its kind has recorded what went wrong: another attempt would end alike.
             job_end(job, Status.FAILED, error=error)
@@ -306,6 +312,10 @@ def _child(job: Job, parent: int, writing: int) -> None:
         error = function_of(kind_of(job).run)(*job.arguments)
         os.write(writing, (error or "").encode()[:ERROR_BYTES])
         code = 0
+    except NotNow as later:
+        logger.info("put off for %s s: %s", later.seconds, later.words)
+        os.write(writing, f"{later.seconds} {later.words}".encode()[:ERROR_BYTES])
+        code = NOT_NOW_CODE
     except BaseException as error:
         logger.exception("%s failed", job.key)
         os.write(writing, _error_in_words(error).encode()[:ERROR_BYTES])

@@ -24,7 +24,7 @@ class OpenAIApiConfig(AppConfig):
                 "Batch",
                 run=f"{jobs}.run_batch",
                 ended=f"{jobs}.batch_ended",
-                needs=("openai_api.asking.batches",),
+                needs=("openai_api.asking.batch_running",),
                 notice_seconds=WORTH_A_NOTICE,
             )
         )

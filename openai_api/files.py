@@ -20,6 +20,7 @@ from core.text import clean_label, counted
 from core.upload import ReceivedFile
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.services import dataset_archive, dataset_create, dataset_delete
+from openai_api.asking.batches import files_in_use
 from openai_api.errors import ApiProblem, missing, problem_of
 from openai_api.idempotency import SENT_AGAIN_SECONDS
 from openai_api.identifiers import new_id
@@ -273,7 +274,8 @@ def files_pass_on(person: User, heir: User | None) -> None:
 def files_expire() -> None:
     """Remove files and uploads whose time is over, and what lies in the folders of none."""
     now = timezone.now()
-    for file in File.objects.filter(expires_at__lte=now).select_related("dataset", "user"):
+    expired = File.objects.filter(expires_at__lte=now).select_related("dataset", "user")
+    for file in expired.exclude(public_id__in=files_in_use()):
         file_delete(file, user=file.user)
 
     late = Upload.objects.filter(status=Upload.Status.PENDING, expires_at__lte=now)

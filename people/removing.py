@@ -34,6 +34,7 @@ from exports.services import exports_delete
 from jobs.models import Job, Notice
 from models_app.models import BaseModel
 from models_app.services import model_delete
+from openai_api.asking.batches import batches_cancel
 from openai_api.files import files_pass_on
 from people.holdings import holdings_text, rows_to_keep, uses_by_others, uses_text
 from people.models import PersonRemoval
@@ -143,10 +144,12 @@ def heir_check(person: User, heir: User) -> None:
 
 
 def account_close(person: User) -> None:
-    """Close an account: nobody can sign in with it any more, and its sessions and tokens end."""
+    """Close an account: nobody can sign in with it any more, its sessions and tokens end, and its
+    batches are cancelled."""
     User.objects.filter(pk=person.pk).update(is_active=False)
     person.is_active = False
     get_token_model().objects.filter(user=person).delete()
+    batches_cancel(person)
     sessions_end(person)
 
 

@@ -75,16 +75,17 @@ class AnswerProblem(Exception):
 
 
 async def answer_stream(
-    placement: Placement, path: str, body: dict[str, Any]
+    placement: Placement, path: str, body: dict[str, Any], *, background: bool = False
 ) -> AsyncGenerator[State | Data, None]:
     """The answer to a request as OpenAI's API has it (`body`, with "model" as the client wrote it,
     which the answer repeats; "stream" is set here), as it comes.
 
-    path: CHAT or COMPLETIONS. Closing the generator ends the generation within a token. Raises
-    AnswerProblem, also in the middle of an answer where its server is lost.
+    path: CHAT or COMPLETIONS. background: as for `answer`. Closing the generator ends the
+    generation within a token. Raises AnswerProblem, also in the middle of an answer where its
+    server is lost.
     """
     with open_stream():
-        async with _leased(placement) as leased:
+        async with _leased(placement, background=background) as leased:
             ready: Event = {}
             async with aclosing(_states(leased)) as states:
                 async for ready in states:

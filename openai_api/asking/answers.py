@@ -77,7 +77,10 @@ class Asked(Asking):
         await call_record_later(self.call, self.request)
 
 
-def problem_of_answer(problem: AnswerProblem) -> ApiProblem:
+def problem_of_answer(problem: AnswerProblem | ApiProblem) -> ApiProblem:
+    if isinstance(problem, ApiProblem):
+        return problem
+
     return ApiProblem(
         problem.message,
         status=problem.status,
@@ -85,6 +88,10 @@ def problem_of_answer(problem: AnswerProblem) -> ApiProblem:
         code=problem.code,
         retry_after=5 if problem.status in (429, 503) else None,
     )
+
+
+def broken_off() -> ApiProblem:
+    return ApiProblem("This ended by a fault of the platform.", status=500)
 
 
 def refusal(problem: ApiProblem) -> JsonResponse:
@@ -131,9 +138,12 @@ def whole(asked: Asked, shape: Callable[[dict[str, Any]], Any] | None = None) ->
             status = 200
             return JsonResponse(body)
         except (AnswerProblem, ApiProblem) as error:
-            problem = problem_of_answer(error) if isinstance(error, AnswerProblem) else error
+            problem = problem_of_answer(error)
             status, code = problem.status, problem.code
             return refusal(problem)
+        except Exception:
+            status = 500
+            raise
         finally:
             # Also where the client has left, and this is cancelled.
             await asyncio.shield(asked.ended(status, code))
@@ -155,7 +165,7 @@ async def answer_whole(asking: Asking, *, background: bool = False) -> dict[str,
         return whole_tidy(body, question)
 
     question.body.update(WITH_USAGE)
-    pump = Pump(asking)
+    pump = Pump(asking, background=background)
     try:
         return await whole_of_stream(Chunks(question), pump.data())
     finally:
@@ -179,7 +189,8 @@ def streamed(
         pump = Pump(asked)
         try:
             await pump.fill(HOLD_BACK_SECONDS)
-        except ApiProblem as problem:
+        except (AnswerProblem, ApiProblem) as error:
+            problem = problem_of_answer(error)
             await asked.ended(problem.status, problem.code)
             return refusal(problem)
         except asyncio.CancelledError:
@@ -224,9 +235,15 @@ async def _sent(
                 yield part
 
         status = 200
-    except ApiProblem as problem:
+    except (AnswerProblem, ApiProblem) as error:
+        problem = problem_of_answer(error)
         status, code = problem.status, problem.code
         yield failed(problem)
+    except Exception:
+        # The status has been sent: what went wrong can only be said by an event.
+        logger.exception("an answer broke off")
+        status = 500
+        yield failed(broken_off())
     finally:
         await asyncio.shield(pump.close())
         await asyncio.shield(asked.ended(status, code))
@@ -234,29 +251,32 @@ async def _sent(
 
 class Pump:
     """Runs an answer in one task of its own, so that whoever sends it can do something while nothing
-    comes. Made on the event loop. What it reads raises ApiProblem."""
+    comes. Made on the event loop. What is read of it raises AnswerProblem and ApiProblem.
 
-    def __init__(self, asking: Asking) -> None:
+    background: it has its turn only while nobody else waits."""
+
+    def __init__(self, asking: Asking, *, background: bool = False) -> None:
         self.asking = asking
+        self.background = background
         self.queue: asyncio.Queue[Part | None] = asyncio.Queue(AHEAD)
         self.first: Data | None = None
         self.ended = False
         self.words = ""
-        self.problem: ApiProblem | None = None
+        self.problem: AnswerProblem | ApiProblem | None = None
         self.task = asyncio.ensure_future(self.run())
 
     async def run(self) -> None:
         asking = self.asking
-        parts = answer_stream(asking.placement, asking.path, asking.question.body)
+        parts = answer_stream(
+            asking.placement, asking.path, asking.question.body, background=self.background
+        )
         try:
             async with aclosing(parts):
                 async for part in parts:
                     if isinstance(part, State):
                         asking.able(part)
                     await self.queue.put(part)
-        except AnswerProblem as error:
-            self.problem = problem_of_answer(error)
-        except ApiProblem as error:
+        except (AnswerProblem, ApiProblem) as error:
             self.problem = error
         except asyncio.CancelledError:
             # By us, and then nobody reads, or because this process ends.
@@ -268,7 +288,7 @@ class Pump:
             raise
         except Exception:
             logger.exception("an answer broke off")
-            self.problem = ApiProblem("This ended by a fault of the platform.", status=500)
+            self.problem = broken_off()
 
         await self.queue.put(None)
 

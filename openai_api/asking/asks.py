@@ -8,10 +8,17 @@ from typing import Any
 
 from django.contrib.auth.models import User
 
+from core.store import require_disk
 from openai_api.asking.answers import Asked, Shape, chat_events
 from openai_api.asking.bodies import Question, chat_question, completion_question
 from openai_api.asking.embeddings import embeddings_question, embeddings_shape
-from openai_api.asking.responses import Events, Response, response_of_chat, stored_response
+from openai_api.asking.responses import (
+    ROOM_BYTES,
+    Events,
+    Response,
+    response_of_chat,
+    stored_response,
+)
 from openai_api.asking.responses_body import fields_of, messages_of_input, responses_question
 from openai_api.errors import ApiProblem
 from serving.answering import CHAT, COMPLETIONS, EMBEDDINGS
@@ -34,7 +41,8 @@ class Ask:
 
 
 def ask_of(endpoint: str, sent: Mapping[str, Any], reader: User) -> Ask:
-    """endpoint: one of ENDPOINTS. Raises ApiProblem by the name of the field."""
+    """endpoint: one of ENDPOINTS. Raises ApiProblem by the name of the
+    field, and UserError (507) where there is no room to store what is to be stored."""
     return ENDPOINTS[endpoint](sent, reader)
 
 
@@ -60,6 +68,9 @@ def _responses(sent: Mapping[str, Any], reader: User) -> Ask:
 
     question = responses_question(sent, fields, messages)
     response = Response(reader, sent, fields, messages)
+    if response.is_stored:
+        # Before anything is generated for it.
+        require_disk(ROOM_BYTES)
 
     async def shape(body: Body) -> Body:
         return await response_of_chat(response, body)

@@ -11,6 +11,7 @@ from openai_api.asking.fields import missing_field
 from openai_api.asking.models import Batch
 from openai_api.errors import ApiProblem
 from openai_api.files import file_of
+from openai_api.idempotency import retry_of
 from openai_api.pages import list_body, rows_page
 from openai_api.views.base import OpenAIView
 
@@ -36,7 +37,9 @@ class BatchesView(OpenAIView):
                 f"No such File object: {identity[:100]}", param="input_file_id", code="not_found"
             )
 
-        return self.answer(batch_create(owner=self.reader, sent=sent, file=file).to_json())
+        retry = retry_of(request)
+        batch = batch_create(owner=self.reader, sent=sent, file=file, retry=retry)
+        return self.answer(batch.to_json())
 
 
 class BatchView(OpenAIView):

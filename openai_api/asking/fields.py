@@ -9,6 +9,9 @@ from typing import Any
 
 from openai_api.errors import ApiProblem
 
+# Larger numbers are not written out in refusals.
+FAR = 1e30
+
 # Raises ApiProblem for a value that the field cannot have: check(value, name).
 Check = Callable[[Any, str], None]
 
@@ -25,7 +28,8 @@ class Field:
 def number(least: float, most: float) -> Check:
     def check(value: Any, name: str) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):
+        # Whole numbers may be too large to be asked.
+        if not is_number or (isinstance(value, float) and not math.isfinite(value)):
             raise wrong_type(name, "a number", value)
         if not least <= value <= most:
             raise out_of_bounds(name, value, least, most)
@@ -56,6 +60,12 @@ def text(value: Any, name: str) -> None:
 def mapping(value: Any, name: str) -> None:
     if not isinstance(value, dict):
         raise wrong_type(name, "an object", value)
+
+
+def mapping_of_texts(value: Any, name: str) -> None:
+    mapping(value, name)
+    for key, item in value.items():
+        text(item, f"{name}.{key[:40]}")
 
 
 def texts(most: int) -> Check:
@@ -89,8 +99,9 @@ def out_of_bounds(name: str, value: float, least: float, most: float) -> ApiProb
     is_below = value < least
     bound = f"at least {least:g}" if is_below else f"at most {most:g}"
     side = "below_min" if is_below else "above_max"
+    got = f"{value:g}" if abs(value) < FAR else "a number far beyond it"
     return ApiProblem(
-        f"Invalid '{name}': expected {bound}, but got {value:g} instead.",
+        f"Invalid '{name}': expected {bound}, but got {got} instead.",
         param=name,
         code=f"integer_{side}_value" if isinstance(value, int) else f"decimal_{side}_value",
     )

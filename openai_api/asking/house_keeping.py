@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from openai_api.asking.batches import batch_folders_prune
+from openai_api.asking.batch_ends import batch_folders_prune, batches_settle
 from openai_api.asking.calls import calls_prune
 from openai_api.asking.responses import responses_prune
 
 
 def asking_prune() -> None:
-    """Forget calls older than an hour, responses that have expired, and leftovers of batches."""
+    """Forget calls older than an hour, responses that have expired, and leftovers of batches; end
+    batches whose jobs have ended."""
     calls_prune()
     responses_prune()
+    batches_settle()
     batch_folders_prune()

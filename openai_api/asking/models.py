@@ -46,6 +46,7 @@ class StoredResponse(models.Model):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(db_index=True)
+    size_bytes = models.PositiveIntegerField(default=0, help_text="Of its texts.")
     body = models.JSONField(help_text="As it was answered.")
     messages = models.JSONField(help_text="The whole conversation up to its end, as chat has it.")
 
@@ -84,6 +85,7 @@ class Batch(models.Model):
     error_file_id = models.CharField(max_length=80, blank=True)
     completion_window = models.CharField(max_length=10)
     metadata = models.JSONField(null=True)
+    idempotency_key = models.CharField(max_length=200, blank=True)
     model = models.CharField(max_length=200, blank=True, help_text="Of the first request.")
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.VALIDATING)
     errors = models.JSONField(default=list, help_text="code, line, message and param of each.")

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.models import User
+from django.db.models import Count, Sum
 from django.utils import timezone
 
 from core.text import storable
@@ -22,6 +23,11 @@ from openai_api.errors import ApiProblem, missing
 from serving.answering import Data
 
 KEPT = timedelta(days=30)
+# Of one person. Each holds its whole conversation, so that a long one grows by its square.
+MOST_STORED = 10_000
+MOST_STORED_BYTES = 512 << 20
+# What one may take at most: a conversation as long as is read, and its answer.
+ROOM_BYTES = 64 << 20
 
 
 @dataclass
@@ -90,13 +96,16 @@ class Response:
             await in_thread(self._write, body, [*self.messages, turn])
 
     def _write(self, body: dict[str, Any], messages: list[dict[str, Any]]) -> None:
+        body, messages = storable(body), storable(messages)
         StoredResponse.objects.create(
             public_id=self.identity,
             owner=self.owner,
             expires_at=timezone.now() + KEPT,
-            body=storable(body),
-            messages=storable(messages),
+            body=body,
+            messages=messages,
+            size_bytes=len(json.dumps(body)) + len(json.dumps(messages)),
         )
+        responses_bound(self.owner)
 
 
 def _or_1(value: float | None) -> float:
@@ -112,6 +121,22 @@ def stored_response(identity: str, owner: User, *, param: str = "id") -> StoredR
         raise missing("response", identity, param=param)
 
     return row
+
+
+def responses_bound(owner: User) -> None:
+    """Remove the oldest of a person's responses until the newest are within the limits."""
+    rows = StoredResponse.objects.filter(owner=owner).order_by("-pk")
+    sizes = rows.aggregate(count=Count("pk"), size=Sum("size_bytes"))
+    if sizes["count"] <= MOST_STORED and (sizes["size"] or 0) <= MOST_STORED_BYTES:
+        return
+
+    total = 0
+    for place, (pk, size) in enumerate(rows.values_list("pk", "size_bytes")):
+        total += size
+        # The newest stays in any case: it has just been promised.
+        if place and (place >= MOST_STORED or total > MOST_STORED_BYTES):
+            StoredResponse.objects.filter(owner=owner, pk__lte=pk).delete()
+            return
 
 
 def responses_prune() -> None:

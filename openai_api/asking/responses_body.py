@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from openai_api.asking.fields import (
     fields_take,
     integer,
     mapping,
+    mapping_of_texts,
     missing_field,
     not_supported,
     refuse,
@@ -25,7 +27,7 @@ from openai_api.errors import ApiProblem
 FIELDS = {
     "instructions": Field(text),
     "max_output_tokens": Field(integer(1, 1 << 30)),
-    "metadata": Field(mapping),
+    "metadata": Field(mapping_of_texts),
     "parallel_tool_calls": Field(boolean),
     "previous_response_id": Field(text),
     "store": Field(boolean),
@@ -42,6 +44,7 @@ CALLED = {
     "response_format": "text.format",
     "logprobs": "top_logprobs",
 }
+QUOTED = re.compile(r"'([a-z_]+(?:\.[\w.\[\]]*)?)'")
 LOGPROBS = "message.output_text.logprobs"
 
 
@@ -79,6 +82,7 @@ def responses_question(
         question = chat_question(body)
     except ApiProblem as problem:
         problem.param = _called(problem.param)
+        problem.message = QUOTED.sub(lambda name: f"'{_called(name[1])}'", problem.message)
         raise
 
     needs = {ability: _called(name) for ability, name in question.needs.items()}

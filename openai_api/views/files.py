@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from core.upload import DiskUploadHandler
+from openai_api.asking.batches import file_unused_check
 from openai_api.errors import ApiProblem
 from openai_api.files import (
     expiry_of,
@@ -93,6 +94,7 @@ class FileView(OpenAIView):
 
     def delete(self, request: Request, public_id: str) -> Response:
         file = file_find(public_id, self.reader)
+        file_unused_check(file)
         file_delete(file, user=self.reader)
 
         return self.answer({"id": public_id, "object": "file", "deleted": True})

@@ -8,6 +8,8 @@ from openai.types.responses import Response as OpenAIResponse
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from core.errors import UserError
+from openai_api.asking import responses
 from openai_api.asking.abilities import abilities_check
 from openai_api.asking.asks import ENDPOINTS, ask_of
 from openai_api.asking.bodies import (
@@ -16,6 +18,7 @@ from openai_api.asking.bodies import (
     chat_question,
     completion_question,
 )
+from openai_api.asking.models import StoredResponse
 from openai_api.asking.responses import Events, Response
 from openai_api.asking.responses_body import messages_of_input
 from openai_api.errors import ApiProblem
@@ -54,6 +57,8 @@ def chat(**fields):
         ({"temperature": 3}, "temperature"),
         ({"temperature": True}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 10**400}, "temperature"),
+        ({"n": 10**400}, "n"),
         ({"n": 1000}, "n"),
         ({"n": 0}, "n"),
         ({"n": 1.5}, "n"),
@@ -175,12 +180,40 @@ def test_a_function_that_must_be_called_is_the_only_one_that_the_server_gets():
         ({"tools": [{"type": "web_search"}]}, "tools.[0].type"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
         ({"previous_response_id": "resp_nobody"}, "previous_response_id"),
+        ({"input": [{"role": "user", "content": 5}]}, "input.[0].content"),
+        ({"text": {"format": 5}}, "text.format"),
+        ({"metadata": {"a": float("inf")}}, "metadata.a"),
     ],
 )
 def test_a_response_that_cannot_be_is_refused_by_the_name_of_the_field(fields, param, alice):
     with pytest.raises(ApiProblem) as refused:
         ask_of("/v1/responses", {"model": "tiny", "input": "x"} | fields, alice)
     assert refused.value.param == param
+    assert "messages" not in refused.value.message
+    assert "response_format" not in refused.value.message
+
+
+@pytest.mark.parametrize(("rows", "size"), [(3, 10**9), (10**6, 3000)])
+def test_a_person_keeps_so_many_responses_and_the_newest_stay(rows, size, alice, bob, monkeypatch):
+    monkeypatch.setattr(responses, "MOST_STORED", rows)
+    monkeypatch.setattr(responses, "MOST_STORED_BYTES", size)
+    made = []
+    for owner in (bob, *[alice] * 6):
+        response = Response(owner, {"model": "tiny"}, {}, [{"role": "user", "content": "x" * 200}])
+        response._write(response.body("completed", []), response.messages)
+        made.append(response.identity)
+    kept = list(StoredResponse.objects.order_by("pk").values_list("public_id", flat=True))
+    assert kept[0] == made[0]
+    assert 1 < len(kept) < len(made)
+    assert kept[1:] == made[-len(kept[1:]) :]
+
+
+def test_a_full_disk_refuses_what_is_to_be_stored_before_it_is_asked(alice, settings):
+    settings.DISK_RESERVE_BYTES = 1 << 60
+    with pytest.raises(UserError) as refused:
+        ask_of("/v1/responses", {"model": "tiny", "input": "x"}, alice)
+    assert refused.value.status == 507
+    ask_of("/v1/responses", {"model": "tiny", "input": "x", "store": False}, alice)
 
 
 def test_items_are_the_messages_that_chat_knows():

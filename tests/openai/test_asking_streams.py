@@ -33,7 +33,7 @@ class Server:
         self.parts = parts
         self.is_closed = False
 
-    async def answer_stream(self, placement, path, body):
+    async def answer_stream(self, placement, path, body, *, background=False):
         assert body["stream_options"] == {"include_usage": True}
         try:
             for part in self.parts:
@@ -104,6 +104,17 @@ def test_a_server_that_ends_in_the_middle_ends_the_stream_with_an_error(serve):
     assert (status, last["error"]["code"]) == (200, "server_lost")
     assert "[DONE]" not in text
     assert [(call.status, call.code) for call in serving.recorded] == [(503, "server_lost")]
+
+
+def test_a_fault_of_ours_ends_the_stream_with_an_error_and_is_recorded_as_one(serve):
+    # No model server counts like this: chunks cannot add it up.
+    odd = Data(b'{"choices":[],"usage":{"prompt_tokens":5}}')
+    serving = serve(READY, word("a"), odd, odd)
+    status, text = sent(serving)
+    last = json.loads(text.split("data: ")[-1])
+    assert (status, last["error"]["type"]) == (200, "server_error")
+    assert [call.status for call in serving.recorded] == [500]
+    assert serving.server.is_closed
 
 
 @pytest.mark.parametrize("parts", [(LOST,), (READY, LOST)])
