@@ -21,7 +21,7 @@ from openai_api.identifiers import models_listed
 
 CALLS_SHOWN = 30
 NO_MODEL = "the-name-of-a-model"
-QUESTION = "Say hello in one sentence."
+QUESTION = "Say hello."
 
 
 @dataclass(frozen=True)
