@@ -21,7 +21,7 @@ from openai_api.identifiers import models_listed
 
 CALLS_SHOWN = 30
 NO_MODEL = "the-name-of-a-model"
-QUESTION = "Say hello in one sentence."
+QUESTION = "Say hello."
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,20 @@ def examples(base: str, model: str) -> list[Example]:
 PYTHON = """\
 from openai import OpenAI
 
-client = OpenAI(base_url={base}, api_key="YOUR_KEY")
+client = OpenAI(
+    base_url={base},
+    api_key="YOUR_KEY",
+)
 stream = client.chat.completions.create(
     model={model},
-    messages=[{{"role": "user", "content": "{question}"}}],
+    messages=[
+        {{"role": "user", "content": "{question}"}},
+    ],
     stream=True,
 )
 for chunk in stream:
-    print(chunk.choices[0].delta.content or "", end="", flush=True)
+    text = chunk.choices[0].delta.content
+    print(text or "", end="", flush=True)
 """
 CURL = """\
 curl {base}/chat/completions \\
@@ -117,13 +123,19 @@ curl {base}/chat/completions \\
 TYPESCRIPT = """\
 import OpenAI from "openai";
 
-const client = new OpenAI({{ baseURL: {base}, apiKey: "YOUR_KEY" }});
+const client = new OpenAI({{
+  baseURL: {base},
+  apiKey: "YOUR_KEY",
+}});
 const stream = await client.chat.completions.create({{
   model: {model},
-  messages: [{{ role: "user", content: "{question}" }}],
+  messages: [
+    {{ role: "user", content: "{question}" }},
+  ],
   stream: true,
 }});
 for await (const chunk of stream) {{
-  process.stdout.write(chunk.choices[0]?.delta?.content ?? "");
+  const text = chunk.choices[0]?.delta?.content;
+  process.stdout.write(text ?? "");
 }}
 """

@@ -23,7 +23,8 @@ from redis.retry import Retry
 
 from core.store import datasets_folder, models_folder, runs_folder
 from jobs.devices.presence import KEY
-from tests.browser.used_home import used_home
+from serving import overview
+from tests.browser.used_home import serving_state, used_home
 from tests.live import PASSWORDS, ROOT, Platform
 
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
@@ -150,7 +151,7 @@ def worker_with_gpu() -> Iterator[None]:
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     redis = Redis(
-        unix_socket_path=str(settings.REDIS_SOCKET), retry=Retry(ConstantBackoff(0.1), 200)
+        unix_socket_path=str(settings.REDIS_SOCKET), retry=Retry(ConstantBackoff(0.1), 1200)
     )
     device = {
         "kind": "cuda",
@@ -166,10 +167,12 @@ def worker_with_gpu() -> Iterator[None]:
 
 
 @pytest.fixture
-def home(live_server, worker_with_gpu, tmp_path) -> Iterator[dict[str, str]]:
+def home(live_server, worker_with_gpu, tmp_path, monkeypatch) -> Iterator[dict[str, str]]:
     """Ids of what a much used home shows; its pages are served from this process, and nothing in it
     ever changes."""
-    yield used_home(tmp_path)
+    ids = used_home(tmp_path)
+    monkeypatch.setattr(overview, "gateway_state", lambda: serving_state(ids))
+    yield ids
     for folder in (datasets_folder(), models_folder(), runs_folder()):
         shutil.rmtree(folder, ignore_errors=True)
 

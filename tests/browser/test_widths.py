@@ -60,6 +60,8 @@ PAGES = (
     "/playground/{talk1}/",
     "/playground/{talk2}/",
     "/playground/{talk3}/",
+    "/serving/",
+    "/programs/",
     "/jobs/",
     "/jobs/?search=nothing-of-that-name",
     "/jobs/?kind=token-count&status=finished&page=2",
@@ -158,6 +160,8 @@ def test_the_dark_theme_changes_colours_alone():
         "form.css",
         "playground.css",
         "playground_answers.css",
+        "programs.css",
+        "serving.css",
         "tables.css",
     ):
         text = re.sub(r"/\*.*?\*/", "", (STATIC / sheet).read_text(), flags=re.DOTALL)

@@ -15,6 +15,7 @@ from django.contrib.auth.models import User
 from django.db.models import Model
 from django.utils import timezone
 
+from accounts.tokens import token_create
 from chains.models import Chain, Stage
 from core.store import runs_folder
 from core.upload import ReceivedFile
@@ -27,7 +28,9 @@ from jobs.models import Job
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
+from openai_api.asking.models import Call
 from playground.models import Answer, Conversation, Feedback, Turn
+from serving.gateway.prepared import NOT_COMPARED
 from tests.tiny import CHAT_TEMPLATE
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.train.curve_summary import curve_summaries_extend
@@ -64,6 +67,7 @@ def used_home(home: Any) -> dict[str, str]:
     exports = exports_make(people["alice"], models["model"])
     chains = chains_make(people["alice"], models, datasets, trains)
     talks = conversations_make(people["alice"], models)
+    calls_make(people["alice"], models["model"])
     everything: dict[str, Model] = {
         **models,
         **datasets,
@@ -250,6 +254,99 @@ def answer_make(turn: Turn, place: int, pane: dict[str, Any]) -> Answer:
         **figures,
         **chosen,
     )
+
+
+def calls_make(owner: User, model: BaseModel) -> None:
+    """Keys, and what programs called with them in the last hour."""
+    keys = [
+        token_create(user=owner, name=name, scope=scope, requests_per_minute=limit)[0]
+        for name, scope, limit in (
+            ("nightly-evaluation-of-the-support-assistant-on-gpu-server-basement-2", "chat", 1200),
+            ("notebook", "train", None),
+        )
+    ]
+    done = {"model": model.name, "status": 200, "tokens_in": 1_204, "tokens_out": 212}
+    kinds: tuple[dict[str, Any], ...] = (
+        done | {"path": "/v1/chat/completions", "token": keys[0], "seconds": 4.412},
+        done | {"path": "/v1/responses", "status": 499, "seconds": 31.07},
+        {"path": "/v1/files", "status": 200, "seconds": 0.021, "token": keys[1]},
+        {
+            "path": "/v1/fine_tuning/jobs/ftjob-9f86d081884c7d659a2feaa0c55ad015/checkpoints",
+            "method": "GET",
+            "status": 404,
+            "code": "not_found",
+            "seconds": 0.008,
+        },
+        done
+        | {
+            "path": "/v1/chat/completions",
+            "status": 400,
+            "code": "context_length_exceeded",
+            "tokens_in": None,
+            "tokens_out": None,
+            "seconds": 0.3,
+        },
+    )
+    now = timezone.now()
+    Call.objects.bulk_create(
+        Call(**{"method": "POST", "user": owner, "at": now - timedelta(seconds=70 * number)} | kind)
+        for number, kind in enumerate(kinds * 8)
+    )
+
+
+def serving_state(ids: dict[str, str]) -> dict[str, Any]:
+    """What the gateway of that home says (serving.gateway.gateway.Gateway.state): models answer, wait
+    for questions and are loaded, and an adapter is prepared. ids: of `used_home`."""
+    train = f"train-{ids['finished']}"
+    row = {
+        "backend": "llama.cpp",
+        "reason": "llama.cpp, since it knows the model",
+        "note": "",
+        "phase": "ready",
+        "adapters": [],
+        "threads": 0,
+        "parallel": 4,
+        "context": 16_384,
+        "pids": [1],
+        "load_seconds": 4.2,
+        "idle_seconds": 0,
+        "answering": 0,
+        "waiting": 0,
+        "memory_bytes": 3 * GIB,
+    }
+    return {
+        "rule": "share",
+        "device": {"kind": "cpu", "name": "AMD EPYC 7402P 24-Core Processor"},
+        "train": f"{LONG}-lora-00",
+        "refusal": "",
+        "models": [
+            row
+            | {
+                "base_key": f"model-{ids['model']}",
+                "adapters": [f"{train}-step-800", train],
+                "note": NOT_COMPARED,
+                "answering": 4,
+                "waiting": 12,
+                "threads": 1,
+            },
+            row
+            | {
+                "base_key": f"model-{ids['model1']}",
+                "backend": "transformers",
+                "idle_seconds": 412,
+                "memory_bytes": GIB // 3,
+            },
+            row | {"base_key": f"model-{ids['model2']}", "phase": "loading"},
+        ],
+        "preparing": [
+            {
+                "base_key": f"model-{ids['model']}",
+                "adapter_key": f"{train}-step-700",
+                "words": "Preparing the model",
+                "progress": 0.62,
+            }
+        ],
+    }
 
 
 def exports_make(owner: User, model: BaseModel) -> dict[str, Export]:
