@@ -29,8 +29,8 @@ def tiny(platform: Platform, settings) -> Placement:
     return Placement(f"model-{model['id']}", str(folder), size_bytes=model["size_bytes"])
 
 
-def ask(placement, on_word=lambda: None):
-    """How many pieces came."""
+def ask(placement, on_ready=lambda: None):
+    """How many pieces came. on_ready: called once the model server is there, before it is asked."""
 
     async def asked():
         count = 0
@@ -38,8 +38,8 @@ def ask(placement, on_word=lambda: None):
             async for part in answer_stream(placement, CHAT, QUESTION):
                 if isinstance(part, Data):
                     count += 1
-                    if count == 1:
-                        on_word()
+                elif part.phase == "ready":
+                    on_ready()
         finally:
             await sessions_close()
         return count
@@ -55,13 +55,14 @@ def gateway_of(platform: Platform):
     )
 
 
-def test_killed_in_the_middle_of_an_answer_it_is_there_again_and_no_train_is_disturbed(
+def test_killed_while_it_answers_it_is_there_again_and_no_train_is_disturbed(
     platform: Platform, tiny: Placement
 ):
     run = platform.start(platform.kept("beside.jsonl", ROWS), max_steps=400, sample_prompts=0)
     platform.training(run)
     assert ask(tiny) > 1
 
+    # A tiny model has written its answer before anybody can kill something: it is stopped first.
     def kill():
         for server in platform.processes("engine.serving"):
             os.kill(server.pid, signal.SIGSTOP)
