@@ -8,7 +8,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
-from django.http import Http404, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
@@ -183,6 +183,16 @@ class TurnListView(APIView):
         return Response(TurnSerializer(turn_seen(turn)).data, status=201)
 
 
+class AnswerResponse(StreamingHttpResponse):
+    def __init__(self, job: Asked) -> None:
+        super().__init__(written(job), content_type="text/event-stream")
+        self.job = job
+
+    def close(self) -> None:
+        super().close()
+        self.job.close()
+
+
 class AnswerStreamView(APIView):
     """The one place where a model writes for a page."""
 
@@ -206,14 +216,16 @@ class AnswerStreamView(APIView):
         asked = answer_or_404(turn, place)
         served = target_find(asked.target, reader_of(request))
 
-        if not services.answer_begin(asked):
+        body = body_for(conversation, turn, asked)
+        writer = services.answer_begin(asked)
+        if not writer:
             raise UserError(
                 "This answer is being written, or is there.", code="wrong_state", status=409
             )
 
-        body = body_for(conversation, turn, asked)
-        job = Asked(asked.pk, served.placement, body, turn.is_hidden, stored_answer_seen)
-        response = StreamingHttpResponse(written(job), content_type="text/event-stream")
+        is_hidden = turn.is_hidden
+        job = Asked(asked.pk, writer, served.placement, body, is_hidden, stored_answer_seen)
+        response = AnswerResponse(job)
         response["Cache-Control"] = "no-store"
         response["X-Accel-Buffering"] = "no"
         return response
@@ -395,7 +407,7 @@ class WarmView(APIView):
                     error_body(problem.code, problem.message), status=problem.status
                 )
 
-            return JsonResponse({}, status=204)
+            return HttpResponse(status=204)
 
         return LaterResponse(decide)
 

@@ -22,6 +22,7 @@ Verdict = Feedback.Verdict
 # Fewer votes than that are decided by luck: of 20, a model that is no better gets 15 now and then.
 FEWEST_VOTES = 20
 NOT_YET = "Wait until the answer is there."
+NO_WORDS = "This answer has no words, so there is nothing to judge."
 
 
 def vote(*, turn: Turn, by: User, verdict: str) -> Turn:
@@ -68,7 +69,7 @@ def _pair(turn: Turn) -> tuple[Answer, Answer]:
     answers = sorted(turn.answers.all(), key=lambda answer: answer.place)
     if len(answers) != 2:
         raise _conflict("There are no two answers to vote on.")
-    if any(answer.state in Answer.OPEN for answer in answers):
+    if any(answer.is_open for answer in answers):
         raise _conflict("Wait until both answers are there.")
     if not all(answer.text for answer in answers):
         raise _conflict("One of them has not answered, so there is nothing to compare.")
@@ -128,8 +129,10 @@ def correction(*, answer: Answer, by: User, text: str) -> None:
 
 def _check(answer: Answer, by: User) -> None:
     owner_check(answer.turn.conversation, by)
-    if answer.state in Answer.OPEN or not answer.text:
+    if answer.is_open:
         raise _conflict(NOT_YET)
+    if not answer.text:
+        raise _conflict(NO_WORDS)
     if answer.turn.is_hidden:
         raise _conflict("Vote first.")
 

@@ -6,11 +6,13 @@ said stays, with its title, when the model goes.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
 from django.urls import reverse
+from django.utils import timezone
 
 from core.ownership import Owned, OwnedQuerySet
 from datasets_app.models import Dataset
@@ -19,6 +21,12 @@ NAME_LIMIT = 120
 TITLE_LIMIT = 200
 KEY_LIMIT = 60
 LINK_LIMIT = 40
+WRITER_LIMIT = 40
+
+# Who writes an answer says so every BEAT_SECONDS (playground.writing).
+BEAT_SECONDS = 10.0
+LOST_AFTER = timedelta(seconds=45)
+LOST = "The platform stopped in the middle of this answer."
 
 
 class ConversationQuerySet(OwnedQuerySet["Conversation"]):
@@ -38,7 +46,7 @@ class Conversation(Owned):
     system_prompt = models.TextField(blank=True)
     panes = models.JSONField(
         default=list,
-        help_text="target, title, base_title and sampling of each model, from left to right.",
+        help_text="id, target, title, base_title and sampling of each model, from left to right.",
     )
     tools = models.JSONField(default=list, blank=True, help_text="As OpenAI's API has them.")
     response_format = models.JSONField(
@@ -110,6 +118,13 @@ class Turn(models.Model):
         return self.blind and not self.verdict
 
 
+class AnswerQuerySet(models.QuerySet["Answer"]):
+    def lost(self) -> AnswerQuerySet:
+        """Those that are being written, but by nobody who is still there."""
+        silent = models.Q(heard_at=None) | models.Q(heard_at__lt=timezone.now() - LOST_AFTER)
+        return self.filter(silent, state=Answer.State.WRITING)
+
+
 class Answer(models.Model):
     """waiting -> writing -> done | stopped | failed; what was stopped or failed can be asked for
     again."""
@@ -126,7 +141,9 @@ class Answer(models.Model):
     turn = models.ForeignKey(Turn, models.CASCADE, related_name="answers")
     # Where it stands, and whose it is: a blind prompt shuffles the models.
     place = models.PositiveSmallIntegerField(help_text="0 for the left one.")
-    pane = models.PositiveSmallIntegerField(help_text="Index among the conversation's panes.")
+    pane = models.PositiveSmallIntegerField(
+        help_text="The id of one of the conversation's panes, be it there or gone."
+    )
     target = models.CharField(max_length=KEY_LIMIT)
     title = models.CharField(max_length=TITLE_LIMIT)
     sampling = models.JSONField(default=dict)
@@ -144,6 +161,16 @@ class Answer(models.Model):
     rate = models.FloatField(null=True, blank=True, help_text="Tokens a second while it wrote.")
     finish_reason = models.CharField(max_length=40, blank=True)
     error = models.TextField(blank=True)
+    writer = models.CharField(
+        max_length=WRITER_LIMIT,
+        blank=True,
+        help_text="Of the request that writes it; what others write of it is not taken.",
+    )
+    heard_at = models.DateTimeField(
+        null=True, blank=True, help_text="When that request was last known to write."
+    )
+
+    objects = AnswerQuerySet.as_manager()
 
     class Meta:
         ordering: ClassVar = ["place"]
@@ -157,6 +184,17 @@ class Answer(models.Model):
     @property
     def has_content(self) -> bool:
         return bool(self.text or self.tool_calls)
+
+    @property
+    def is_lost(self) -> bool:
+        """As AnswerQuerySet.lost."""
+        is_silent = self.heard_at is None or self.heard_at < timezone.now() - LOST_AFTER
+        return self.state == self.State.WRITING and is_silent
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still to come."""
+        return self.state in self.OPEN and not self.is_lost
 
 
 class Feedback(models.Model):

@@ -13,10 +13,12 @@ from django.contrib.auth.models import User
 
 from core.errors import UserError
 from core.ownership import is_owner, may_change
-from playground.models import Answer, Conversation, Feedback, Turn
+from playground.models import LOST, Answer, Conversation, Feedback, Turn
 from serving.targets import Served, target_find
 
 GONE = "This model is gone, or you may no longer see it. What it said stays."
+# In place of why there is no answer, which could tell the model.
+HIDDEN_PROBLEM = "This model could not answer. Why is hidden while its name is."
 
 
 class Targets:
@@ -122,16 +124,23 @@ def answer_seen(answer: Answer, turn: Turn) -> dict[str, Any]:
 
     return {
         "place": answer.place,
-        "state": answer.state,
+        "state": Answer.State.FAILED if answer.is_lost else answer.state,
         "text": answer.text,
         "reasoning": answer.reasoning,
         "tool_calls": answer.tool_calls,
         "finish_reason": answer.finish_reason,
-        "error": answer.error,
+        "error": _error_of(answer, is_hidden),
         **values,
         "thumb": _verdict_of(feedback),
         "correction": _correction_of(feedback),
     }
+
+
+def _error_of(answer: Answer, is_hidden: bool) -> str:
+    if answer.is_lost:
+        return LOST
+
+    return HIDDEN_PROBLEM if is_hidden and answer.error else answer.error
 
 
 def _verdict_of(feedback: list[Feedback]) -> str:

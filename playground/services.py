@@ -16,6 +16,7 @@ from core.errors import UserError
 from core.ownership import deletion_check, owner_check
 from core.text import clean_label, storable
 from playground.models import (
+    LOST,
     NAME_LIMIT,
     TITLE_LIMIT,
     Answer,
@@ -36,7 +37,6 @@ from serving.targets import target_find
 NAME_CHARACTERS = 60
 UNNAMED = "New conversation"
 TURNS_LIMIT = 500
-LOST = "The platform stopped in the middle of this answer."
 
 
 def panes_clean(given: Any, reader: User) -> list[dict[str, Any]]:
@@ -249,18 +249,24 @@ def _answers_to_come(turn: Turn, panes: Sequence[dict[str, Any]]) -> list[Answer
 
 
 def answers_lost(conversation: Conversation) -> None:
-    """Answers that nobody writes any more, since the process that did is gone, say so. For when
-    the person goes on."""
+    """Answers that nobody writes any more, since the process that did is gone, say so."""
     answers = Answer.objects.filter(turn__conversation=conversation)
-    answers.filter(state=Answer.State.WRITING).update(state=Answer.State.FAILED, error=LOST)
+    answers.lost().update(state=Answer.State.FAILED, error=LOST)
 
 
-def answer_begin(answer: Answer) -> bool:
-    """Take an answer to be written; False where somebody else does, or it is whole already."""
+def answer_begin(answer: Answer) -> str:
+    """Take an answer to be written. Returns the writer that answer_beat and answer_end want; "" where
+    another writes it, or it is whole already."""
     again = (Answer.State.WAITING, Answer.State.STOPPED, Answer.State.FAILED)
-    return bool(
-        Answer.objects.filter(pk=answer.pk, state__in=again).update(
+    writer = secrets.token_urlsafe(16)
+    same = Answer.objects.filter(pk=answer.pk)
+    same.lost().update(state=Answer.State.FAILED, error=LOST)
+
+    taken = bool(
+        same.filter(state__in=again).update(
             state=Answer.State.WRITING,
+            writer=writer,
+            heard_at=timezone.now(),
             text="",
             reasoning="",
             tool_calls=[],
@@ -273,10 +279,23 @@ def answer_begin(answer: Answer) -> bool:
             rate=None,
         )
     )
+    return writer if taken else ""
 
 
-def answer_end(pk: int, values: dict[str, Any]) -> None:
-    """Store what was written, and how it ended. It may be gone meanwhile, or taken for lost where
-    the person went on at once."""
+def answer_beat(pk: int, writer: str) -> None:
+    """Say that its writer still writes."""
+    answers = Answer.objects.filter(pk=pk, writer=writer, state=Answer.State.WRITING)
+    answers.update(heard_at=timezone.now())
+
+
+def answer_end(pk: int, writer: str, values: dict[str, Any]) -> None:
+    """Store what was written, and how it ended. It may be gone meanwhile, taken for lost, or be
+    written anew by another."""
     there = Q(state=Answer.State.WRITING) | Q(state=Answer.State.FAILED, error=LOST)
-    Answer.objects.filter(there, pk=pk).update(**storable(values))
+    Answer.objects.filter(there, pk=pk, writer=writer).update(**storable(values))
+
+
+def answer_unwritten(pk: int, writer: str) -> None:
+    """Its reader left before a word of it was asked for."""
+    answers = Answer.objects.filter(pk=pk, writer=writer, state=Answer.State.WRITING)
+    answers.update(state=Answer.State.STOPPED)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from django.utils import timezone
 
 from core.errors import UserError
 from core.ownership import sharing_set
 from models_app.models import BaseModel
 from playground.messages import messages_of
-from playground.models import Answer, Conversation
+from playground.models import LOST, LOST_AFTER, Answer, Conversation
 from playground.sampling import SETTINGS, TEXT_LIMIT
+from playground.seen import answer_seen
 from playground.services import (
-    LOST,
+    answer_beat,
     answer_begin,
     answer_end,
     conversation_delete,
@@ -105,25 +107,38 @@ def test_an_answer_is_written_once(make_conversation):
 def test_an_answer_that_nobody_writes_any_more_says_so(make_conversation):
     conversation = make_conversation()
     turn = ask(conversation, "One?")
-    answer_begin(answer_of(turn, 0))
+    gone, live = (answer_of(turn, pane) for pane in (0, 1))
+    writer = answer_begin(gone)
+    answer_begin(live)
+    fall_silent(gone)
+    seen = [answer_seen(answer_of(turn, pane), turn) for pane in (0, 1)]
+    assert [(one["state"], one["error"]) for one in seen] == [("failed", LOST), ("writing", "")]
+
     ask(conversation, "Two?")
-    answer = answer_of(turn, 0)
-    assert (answer.state, answer.error) == ("failed", LOST)
+    assert [answer_of(turn, pane).state for pane in (0, 1)] == ["failed", "writing"]
+    # It was not dead after all.
+    answer_end(gone.pk, writer, {"state": "stopped", "text": "half", "error": ""})
+    assert answer_of(turn, 0).text == "half"
 
 
-def test_what_is_stopped_by_the_next_prompt_is_kept_though_it_comes_late(make_conversation):
-    conversation = make_conversation()
-    answer = answer_of(ask(conversation, "One?"), 0)
-    answer_begin(answer)
-    ask(conversation, "Two?")
-    answer_end(answer.pk, {"state": "stopped", "text": "half", "error": ""})
-    answer.refresh_from_db()
-    assert (answer.state, answer.text, answer.error) == ("stopped", "half", "")
+def fall_silent(answer: Answer) -> None:
+    Answer.objects.filter(pk=answer.pk).update(heard_at=timezone.now() - 2 * LOST_AFTER)
 
+
+def test_an_answer_that_is_lost_can_be_asked_for_again_and_has_one_writer(make_conversation):
+    answer = answer_of(ask(make_conversation(), "One?"), 0)
+    before = answer_begin(answer)
+    fall_silent(answer)
+    writer = answer_begin(answer)
+    assert writer not in ("", before)
+
+    answer_end(answer.pk, before, {"state": "done", "text": "of the one before"})
+    answer_beat(answer.pk, before)
+    answer_end(answer.pk, writer, {"state": "done", "text": "half"})
     # What has ended is not written over.
-    answer_end(answer.pk, {"state": "done", "text": "other"})
+    answer_end(answer.pk, writer, {"state": "done", "text": "other"})
     answer.refresh_from_db()
-    assert answer.text == "half"
+    assert (answer.state, answer.text) == ("done", "half")
 
 
 # Rights

@@ -119,7 +119,11 @@ def test_an_answer_without_words_gets_no_feedback(make_conversation, alice):
     with pytest.raises(UserError, match="Wait until"):
         thumb(answer=answer, by=alice, verdict="up")
 
-    Answer.objects.filter(pk=answer.pk).update(state="done", text="words")
+    Answer.objects.filter(pk=answer.pk).update(state="done", tool_calls=[{"id": "c1"}])
+    with pytest.raises(UserError, match="no words"):
+        thumb(answer=answer_of(answer.turn, 0), by=alice, verdict="up")
+
+    Answer.objects.filter(pk=answer.pk).update(text="words")
     with pytest.raises(UserError, match="as it is"):
         correction(answer=answer_of(answer.turn, 0), by=alice, text=" words ")
 
