@@ -265,7 +265,7 @@ class VoteView(APIView):
 
 
 def turn_answer(turn: Turn) -> Response:
-    now = Turn.objects.get(pk=turn.pk)
+    now = Turn.objects.with_related().get(pk=turn.pk)
     return Response(TurnSerializer(turn_seen(now)).data)
 
 

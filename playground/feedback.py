@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Count, Max, QuerySet
 
 from core.errors import UserError
 from core.ownership import owner_check
@@ -197,22 +196,25 @@ COUNTED = {
 }
 
 
-def tallies(rows: Iterable[Feedback]) -> list[Tally]:
-    """One a model, the one with most votes first."""
+def tallies(rows: QuerySet[Feedback]) -> list[Tally]:
+    """One a model, the one with most votes first; called as in the newest of them."""
+    columns = ("kind", "verdict", "chosen_target", "chosen_title")
+    alike = rows.order_by().values(*columns, "rejected_target", "rejected_title")
+    counted = alike.annotate(count=Count("pk"), newest=Max("pk")).order_by("-newest")
     by_target: dict[str, Tally] = {}
 
     def tally_of(target: str, title: str) -> Tally:
         return by_target.setdefault(target, Tally(target, title))
 
-    for row in rows:
-        first = tally_of(row.chosen_target, row.chosen_title)
-        name = COUNTED[Verdict(row.verdict)]
-        setattr(first, name, getattr(first, name) + 1)
+    for row in counted:
+        first = tally_of(row["chosen_target"], row["chosen_title"])
+        name = COUNTED[Verdict(row["verdict"])]
+        setattr(first, name, getattr(first, name) + row["count"])
 
-        if row.kind == Kind.VOTE:
-            other = tally_of(row.rejected_target, row.rejected_title)
-            name = "lost" if row.verdict == Verdict.BETTER else name
-            setattr(other, name, getattr(other, name) + 1)
+        if row["kind"] == Kind.VOTE:
+            other = tally_of(row["rejected_target"], row["rejected_title"])
+            name = "lost" if row["verdict"] == Verdict.BETTER else name
+            setattr(other, name, getattr(other, name) + row["count"])
 
     return sorted(by_target.values(), key=lambda tally: (-tally.votes, tally.title))
 
@@ -223,4 +225,4 @@ def feedback_of(person: User, conversation: Conversation | None = None) -> Query
     if conversation is not None:
         rows = rows.filter(conversation=conversation)
 
-    return rows.select_related("conversation")
+    return rows

@@ -31,11 +31,7 @@ LOST = "The platform stopped in the middle of this answer."
 
 class ConversationQuerySet(OwnedQuerySet["Conversation"]):
     def with_related(self) -> ConversationQuerySet:
-        answers = Answer.objects.order_by("pane")
-        feedback = Feedback.objects.order_by("pk")
-        turns = Turn.objects.prefetch_related(
-            models.Prefetch("answers", answers), models.Prefetch("feedback", feedback)
-        )
+        turns = Turn.objects.with_related()
         return self.select_related("owner").prefetch_related(models.Prefetch("turns", turns))
 
 
@@ -82,6 +78,16 @@ class Conversation(Owned):
         return reverse("playground:detail", args=[self.pk])
 
 
+class TurnQuerySet(models.QuerySet["Turn"]):
+    def with_related(self) -> TurnQuerySet:
+        answers = Answer.objects.order_by("pane")
+        # Each row has the whole conversation before it.
+        feedback = Feedback.objects.order_by("pk").defer("prompt", "tools", "rejected")
+        return self.prefetch_related(
+            models.Prefetch("answers", answers), models.Prefetch("feedback", feedback)
+        )
+
+
 class Turn(models.Model):
     """A prompt of a person, and an answer of each model."""
 
@@ -100,6 +106,8 @@ class Turn(models.Model):
         max_length=10, choices=Verdict.choices, default=Verdict.NONE, blank=True
     )
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TurnQuerySet.as_manager()
 
     class Meta:
         ordering: ClassVar = ["position", "pk"]
@@ -180,10 +188,6 @@ class Answer(models.Model):
 
     def __str__(self) -> str:
         return f"answer of {self.title}"
-
-    @property
-    def has_content(self) -> bool:
-        return bool(self.text or self.tool_calls)
 
     @property
     def is_lost(self) -> bool:

@@ -87,6 +87,7 @@ def pane_seen(pane: dict[str, Any], targets: Targets) -> dict[str, Any]:
         problem = GONE if found.status == 404 else found.message
 
     return {
+        "id": pane.get("id"),
         "target": pane["target"],
         "title": found.title if isinstance(found, Served) else pane["title"],
         "base_title": pane["base_title"],
@@ -118,7 +119,16 @@ def turn_seen(turn: Turn, is_seen: Callable[[str], bool] = lambda key: True) -> 
 def answer_seen(answer: Answer, turn: Turn) -> dict[str, Any]:
     """While the names are hidden also without what could tell them: counts and times."""
     is_hidden = turn.is_hidden
-    told = ("target", "title", "prompt_tokens", "tokens", "rate", "first_seconds", "seconds")
+    told = (
+        "pane",
+        "target",
+        "title",
+        "prompt_tokens",
+        "tokens",
+        "rate",
+        "first_seconds",
+        "seconds",
+    )
     values = {name: None if is_hidden else getattr(answer, name) for name in told}
     feedback = [item for item in turn.feedback.all() if item.place == answer.place]
 
@@ -155,6 +165,7 @@ def _correction_of(feedback: list[Feedback]) -> str:
 
 def stored_answer_seen(pk: int) -> dict[str, Any]:
     """As answer_seen; {} where it is gone."""
-    answers = Answer.objects.select_related("turn")
-    answer = answers.filter(pk=pk).first()
-    return answer_seen(answer, answer.turn) if answer is not None else {}
+    turn = Turn.objects.with_related().filter(answers=pk).first()
+    answers = turn.answers.all() if turn is not None else ()
+    seen = [answer_seen(answer, turn) for answer in answers if turn and answer.pk == pk]
+    return seen[0] if seen else {}

@@ -35,6 +35,14 @@ class ToolsField(serializers.JSONField):
 
 
 class PaneField(StrictSerializer):
+    id = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=0,
+        max_value=32767,
+        help_text="Of a pane that is there, whose answers this one goes on from, be its model another "
+        "one. Without it that is the pane with the same model, else a new one.",
+    )
     target = serializers.CharField(
         max_length=60,
         help_text="model-5, train-12, train-12-step-200 or export-3.",
@@ -147,6 +155,7 @@ class DatasetMakeSerializer(StrictSerializer):
 class AnswerSerializer(serializers.Serializer[Any]):
     place = serializers.IntegerField()
     state = serializers.ChoiceField(choices=Answer.State.choices)
+    pane = serializers.IntegerField(allow_null=True, help_text="Null until somebody voted.")
     target = serializers.CharField(allow_null=True, help_text="Null until somebody voted.")
     title = serializers.CharField(allow_null=True)
     text = serializers.CharField(allow_blank=True)
@@ -173,6 +182,7 @@ class TurnSerializer(serializers.Serializer[Any]):
 
 
 class PaneSerializer(serializers.Serializer[Any]):
+    id = serializers.IntegerField()
     target = serializers.CharField()
     title = serializers.CharField()
     base_title = serializers.CharField(allow_blank=True)

@@ -52,9 +52,9 @@ _storing: set[asyncio.Task[bool]] = set()
 
 @dataclass
 class Asked:
-    """answer: its id. writer: as services.answer_begin gave it. hidden: whether nobody may know yet which model answers. seen: makes what is
-    told of the stored answer, and asks the database. has_begun: whether a part of the stream was ever
-    asked for."""
+    """answer: its id. writer: as services.answer_begin gave it. hidden: whether nobody may know yet
+    which model answers. seen: makes what is told of the stored answer, and asks the database.
+    has_begun: whether a part of the stream was ever asked for."""
 
     answer: int
     writer: str
