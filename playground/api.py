@@ -372,23 +372,28 @@ class TokensView(APIView):
         tools = tools_clean(values["tools"])
 
         async def decide() -> HttpResponseBase:
-            return await pieces_answer(served.placement, values["messages"], tools, values["load"])
+            return await pieces_answer(served.placement, values | {"tools": tools})
 
         return LaterResponse(decide)
 
 
-async def pieces_answer(
-    placement: Placement, messages: list[dict[str, Any]], tools: list[Any], load: bool
-) -> JsonResponse:
+# More than that nobody reads on a page.
+MOST_PIECES = 4000
+
+
+async def pieces_answer(placement: Placement, asked: dict[str, Any]) -> JsonResponse:
+    """asked: as TokensSerializer has it."""
+    messages, tools, load = asked["messages"], asked["tools"] or None, asked["load"]
     try:
-        pieces = await prompt_pieces(placement, messages, tools=tools or None, load=load)
+        pieces = await prompt_pieces(placement, messages, tools=tools, load=load)
         context = await loaded_context(placement)
     except AnswerProblem as problem:
         status = 409 if problem.code == "not_loaded" else problem.status
         return JsonResponse(error_body(problem.code, problem.message), status=status)
 
-    seen = [{"id": piece.id, "text": piece.text, "special": piece.special} for piece in pieces]
-    return JsonResponse({"count": len(seen), "context": context, "pieces": seen})
+    shown = pieces[: 0 if asked["count_only"] else MOST_PIECES]
+    seen = [{"id": piece.id, "text": piece.text, "special": piece.special} for piece in shown]
+    return JsonResponse({"count": len(pieces), "context": context, "pieces": seen})
 
 
 class WarmView(APIView):

@@ -128,6 +128,9 @@ class TokensSerializer(StrictSerializer):
     load = serializers.BooleanField(
         required=False, default=False, help_text="Load the model where it is not; else that is 409."
     )
+    count_only = serializers.BooleanField(
+        required=False, default=False, help_text="How many there are, without the pieces."
+    )
 
 
 class WarmSerializer(StrictSerializer):
@@ -235,7 +238,7 @@ class TokensSeenSerializer(serializers.Serializer[Any]):
     context = serializers.IntegerField(  # type: ignore[assignment]
         help_text="Tokens of one conversation; 0 where unknown."
     )
-    pieces = PieceSerializer(many=True)
+    pieces = PieceSerializer(many=True, help_text="The first 4,000 of them.")
 
 
 class PromptSerializer(serializers.Serializer[Any]):
