@@ -151,7 +151,7 @@ def worker_with_gpu() -> Iterator[None]:
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     redis = Redis(
-        unix_socket_path=str(settings.REDIS_SOCKET), retry=Retry(ConstantBackoff(0.1), 200)
+        unix_socket_path=str(settings.REDIS_SOCKET), retry=Retry(ConstantBackoff(0.1), 1200)
     )
     device = {
         "kind": "cuda",
