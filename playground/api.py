@@ -8,7 +8,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
-from django.http import Http404, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
@@ -183,6 +183,16 @@ class TurnListView(APIView):
         return Response(TurnSerializer(turn_seen(turn)).data, status=201)
 
 
+class AnswerResponse(StreamingHttpResponse):
+    def __init__(self, job: Asked) -> None:
+        super().__init__(written(job), content_type="text/event-stream")
+        self.job = job
+
+    def close(self) -> None:
+        super().close()
+        self.job.close()
+
+
 class AnswerStreamView(APIView):
     """The one place where a model writes for a page."""
 
@@ -206,14 +216,16 @@ class AnswerStreamView(APIView):
         asked = answer_or_404(turn, place)
         served = target_find(asked.target, reader_of(request))
 
-        if not services.answer_begin(asked):
+        body = body_for(conversation, turn, asked)
+        writer = services.answer_begin(asked)
+        if not writer:
             raise UserError(
                 "This answer is being written, or is there.", code="wrong_state", status=409
             )
 
-        body = body_for(conversation, turn, asked)
-        job = Asked(asked.pk, served.placement, body, turn.is_hidden, stored_answer_seen)
-        response = StreamingHttpResponse(written(job), content_type="text/event-stream")
+        is_hidden = turn.is_hidden
+        job = Asked(asked.pk, writer, served.placement, body, is_hidden, stored_answer_seen)
+        response = AnswerResponse(job)
         response["Cache-Control"] = "no-store"
         response["X-Accel-Buffering"] = "no"
         return response
@@ -253,7 +265,7 @@ class VoteView(APIView):
 
 
 def turn_answer(turn: Turn) -> Response:
-    now = Turn.objects.get(pk=turn.pk)
+    now = Turn.objects.with_related().get(pk=turn.pk)
     return Response(TurnSerializer(turn_seen(now)).data)
 
 
@@ -360,23 +372,28 @@ class TokensView(APIView):
         tools = tools_clean(values["tools"])
 
         async def decide() -> HttpResponseBase:
-            return await pieces_answer(served.placement, values["messages"], tools, values["load"])
+            return await pieces_answer(served.placement, values | {"tools": tools})
 
         return LaterResponse(decide)
 
 
-async def pieces_answer(
-    placement: Placement, messages: list[dict[str, Any]], tools: list[Any], load: bool
-) -> JsonResponse:
+# More than that nobody reads on a page.
+MOST_PIECES = 4000
+
+
+async def pieces_answer(placement: Placement, asked: dict[str, Any]) -> JsonResponse:
+    """asked: as TokensSerializer has it."""
+    messages, tools, load = asked["messages"], asked["tools"] or None, asked["load"]
     try:
-        pieces = await prompt_pieces(placement, messages, tools=tools or None, load=load)
+        pieces = await prompt_pieces(placement, messages, tools=tools, load=load)
         context = await loaded_context(placement)
     except AnswerProblem as problem:
         status = 409 if problem.code == "not_loaded" else problem.status
         return JsonResponse(error_body(problem.code, problem.message), status=status)
 
-    seen = [{"id": piece.id, "text": piece.text, "special": piece.special} for piece in pieces]
-    return JsonResponse({"count": len(seen), "context": context, "pieces": seen})
+    shown = pieces[: 0 if asked["count_only"] else MOST_PIECES]
+    seen = [{"id": piece.id, "text": piece.text, "special": piece.special} for piece in shown]
+    return JsonResponse({"count": len(pieces), "context": context, "pieces": seen})
 
 
 class WarmView(APIView):
@@ -395,7 +412,7 @@ class WarmView(APIView):
                     error_body(problem.code, problem.message), status=problem.status
                 )
 
-            return JsonResponse({}, status=204)
+            return HttpResponse(status=204)
 
         return LaterResponse(decide)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any
+
+from django.db.models import QuerySet
 
 from core.text import counted
 from playground.models import Feedback, FeedbackDataset
@@ -23,14 +25,35 @@ MADE_OF = {
 }
 
 
-@dataclass
 class Rows:
-    """rows: as the format has them. left_out: what is none, in the singular, with how many. models:
-    of each that gave the better answers, how many."""
+    """Makes rows of a form of one judgement after the other, and keeps none of them: each has a whole
+    conversation.
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    models: Counter[str] = field(default_factory=Counter)
+    feedback: of which `take` is given every one. count: of the rows so far. left_out: what is none,
+    in the singular, with how many. models: of each that gave the better answers, how many."""
+
+    def __init__(self, form: str, feedback: QuerySet[Feedback]) -> None:
+        makers = {Form.PREFERENCE: _pair, Form.KTO: _rated, Form.SFT: _example}
+        self.maker = makers[Form(form)]
+        corrections = feedback.filter(kind=Kind.CORRECTION, turn__isnull=False)
+        self.corrected = set(corrections.values_list("turn_id", "place"))
+        self.seen: set[bytes] = set()
+        self.count = 0
+        self.left_out: Counter[str] = Counter()
+        self.models: Counter[str] = Counter()
+
+    def take(self, item: Feedback) -> Iterator[dict[str, Any]]:
+        """The rows of a judgement as the format has them, without those that were there before."""
+        for row in self.maker(item, self.corrected, self.left_out):
+            mark = blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            if mark in self.seen:
+                self.left_out["judgement that was given twice"] += 1
+                continue
+
+            self.seen.add(mark)
+            self.count += 1
+            self.models[item.chosen_target] += 1
+            yield row
 
     @property
     def left_out_texts(self) -> list[str]:
@@ -43,29 +66,15 @@ class Rows:
         return texts
 
 
-def rows_of(form: str, feedback: Iterable[Feedback]) -> Rows:
-    """The rows of a form, each once; the oldest feedback first."""
-    made = Rows()
-    makers = {Form.PREFERENCE: _pair, Form.KTO: _rated, Form.SFT: _example}
-    maker = makers[Form(form)]
-    corrected = {
-        (item.turn_id, item.place)
-        for item in feedback
-        if item.kind == Kind.CORRECTION and item.turn_id is not None
-    }
+def judgements(feedback: QuerySet[Feedback]) -> Iterator[Feedback]:
+    """The oldest first, a few in memory at a time."""
+    return feedback.order_by("pk").iterator(chunk_size=100)
 
-    seen: set[str] = set()
-    for item in sorted(feedback, key=lambda item: item.pk):
-        for row in maker(item, corrected, made.left_out):
-            if repr(row) in seen:
-                made.left_out["judgement that was given twice"] += 1
-                continue
 
-            seen.add(repr(row))
-            made.rows.append(row)
-            made.models[item.chosen_target] += 1
-
-    return made
+def rows_of(form: str, feedback: QuerySet[Feedback]) -> tuple[Rows, Iterator[dict[str, Any]]]:
+    """The rows of a form, each once, as they are asked for, with what counts them."""
+    made = Rows(form, feedback)
+    return made, (row for item in judgements(feedback) for row in made.take(item))
 
 
 def _pair(item: Feedback, corrected: set[Any], left_out: Counter[str]) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from datasets_app.services import dataset_create
 from exports.models import Export
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
-from playground.dataset_rows import METHODS, Rows, rows_of
+from playground.dataset_rows import METHODS, Rows, judgements, rows_of
 from playground.feedback import feedback_of
 from playground.models import Conversation, FeedbackDataset
 from serving.targets import Target
@@ -49,14 +49,17 @@ class Offer:
 
 
 def offers_of(person: User, conversation: Conversation | None = None) -> list[Offer]:
-    feedback = list(feedback_of(person, conversation))
-    offers = []
-    for form in Form:
-        made = rows_of(form, feedback)
-        newest = newest_of(person, form, conversation)
-        offers.append(Offer(form, len(made.rows), made.left_out_texts, newest))
+    feedback = feedback_of(person, conversation)
+    forms = {form: Rows(form, feedback) for form in Form}
+    for item in judgements(feedback):
+        for made in forms.values():
+            for _ in made.take(item):
+                pass
 
-    return offers
+    return [
+        Offer(form, made.count, made.left_out_texts, newest_of(person, form, conversation))
+        for form, made in forms.items()
+    ]
 
 
 def newest_of(person: User, form: str, conversation: Conversation | None) -> Dataset | None:
@@ -80,11 +83,12 @@ def dataset_make(
     if form not in Form.values:
         raise UserError({"form": [f"Give one of {', '.join(Form.values)}."]})
 
-    made = rows_of(form, list(feedback_of(by, conversation)))
-    if not made.rows:
+    made, rows = rows_of(form, feedback_of(by, conversation))
+    file = _file_of(rows, _file_name(form, conversation))
+    if not made.count:
+        file.close()
         raise UserError({"form": [f"There is nothing yet to make {Form(form).label} of."]})
 
-    file = _file_of(made.rows, _file_name(form, conversation))
     before = newest_of(by, form, conversation)
     title = clean_label(name, limit=120) or _name_of(form, conversation)
 
@@ -103,13 +107,13 @@ def dataset_make(
             conversation=conversation,
             all_feedback=conversation is None,
             model_key=made.models.most_common(1)[0][0],
-            rows=len(made.rows),
+            rows=made.count,
         )
 
     return dataset
 
 
-def _file_of(rows: Sequence[dict[str, Any]], name: str) -> ReceivedFile:
+def _file_of(rows: Iterable[dict[str, Any]], name: str) -> ReceivedFile:
     with tempfile.TemporaryDirectory(dir=settings.FILE_UPLOAD_TEMP_DIR) as folder:
         path = Path(folder) / name
         with path.open("w", encoding="utf-8") as stream:
@@ -131,7 +135,7 @@ def _name_of(form: str, conversation: Conversation | None) -> str:
 
 def _description(made: Rows, conversation: Conversation | None) -> str:
     where = f"in “{conversation.name}”" if conversation is not None else "in the playground"
-    text = f"Made of {counted(len(made.rows), 'judgement')} {where}."
+    text = f"Made of {counted(made.count, 'judgement')} {where}."
     left_out = ", ".join(made.left_out_texts)
 
     return f"{text} Left out: {left_out}." if left_out else text

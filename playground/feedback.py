@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Count, Max, QuerySet
 
 from core.errors import UserError
 from core.ownership import owner_check
@@ -22,6 +21,7 @@ Verdict = Feedback.Verdict
 # Fewer votes than that are decided by luck: of 20, a model that is no better gets 15 now and then.
 FEWEST_VOTES = 20
 NOT_YET = "Wait until the answer is there."
+NO_WORDS = "This answer has no words, so there is nothing to judge."
 
 
 def vote(*, turn: Turn, by: User, verdict: str) -> Turn:
@@ -68,7 +68,7 @@ def _pair(turn: Turn) -> tuple[Answer, Answer]:
     answers = sorted(turn.answers.all(), key=lambda answer: answer.place)
     if len(answers) != 2:
         raise _conflict("There are no two answers to vote on.")
-    if any(answer.state in Answer.OPEN for answer in answers):
+    if any(answer.is_open for answer in answers):
         raise _conflict("Wait until both answers are there.")
     if not all(answer.text for answer in answers):
         raise _conflict("One of them has not answered, so there is nothing to compare.")
@@ -128,8 +128,10 @@ def correction(*, answer: Answer, by: User, text: str) -> None:
 
 def _check(answer: Answer, by: User) -> None:
     owner_check(answer.turn.conversation, by)
-    if answer.state in Answer.OPEN or not answer.text:
+    if answer.is_open:
         raise _conflict(NOT_YET)
+    if not answer.text:
+        raise _conflict(NO_WORDS)
     if answer.turn.is_hidden:
         raise _conflict("Vote first.")
 
@@ -194,22 +196,25 @@ COUNTED = {
 }
 
 
-def tallies(rows: Iterable[Feedback]) -> list[Tally]:
-    """One a model, the one with most votes first."""
+def tallies(rows: QuerySet[Feedback]) -> list[Tally]:
+    """One a model, the one with most votes first; called as in the newest of them."""
+    columns = ("kind", "verdict", "chosen_target", "chosen_title")
+    alike = rows.order_by().values(*columns, "rejected_target", "rejected_title")
+    counted = alike.annotate(count=Count("pk"), newest=Max("pk")).order_by("-newest")
     by_target: dict[str, Tally] = {}
 
     def tally_of(target: str, title: str) -> Tally:
         return by_target.setdefault(target, Tally(target, title))
 
-    for row in rows:
-        first = tally_of(row.chosen_target, row.chosen_title)
-        name = COUNTED[Verdict(row.verdict)]
-        setattr(first, name, getattr(first, name) + 1)
+    for row in counted:
+        first = tally_of(row["chosen_target"], row["chosen_title"])
+        name = COUNTED[Verdict(row["verdict"])]
+        setattr(first, name, getattr(first, name) + row["count"])
 
-        if row.kind == Kind.VOTE:
-            other = tally_of(row.rejected_target, row.rejected_title)
-            name = "lost" if row.verdict == Verdict.BETTER else name
-            setattr(other, name, getattr(other, name) + 1)
+        if row["kind"] == Kind.VOTE:
+            other = tally_of(row["rejected_target"], row["rejected_title"])
+            name = "lost" if row["verdict"] == Verdict.BETTER else name
+            setattr(other, name, getattr(other, name) + row["count"])
 
     return sorted(by_target.values(), key=lambda tally: (-tally.votes, tally.title))
 
@@ -220,4 +225,4 @@ def feedback_of(person: User, conversation: Conversation | None = None) -> Query
     if conversation is not None:
         rows = rows.filter(conversation=conversation)
 
-    return rows.select_related("conversation")
+    return rows

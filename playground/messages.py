@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ Messages = list[dict[str, Any]]
 
 def messages_of(conversation: Conversation, pane: int, turn: Turn | None = None) -> Messages:
     """The messages up to the prompt of `turn`, without its answer; None for the whole conversation.
+    pane: its id.
 
     A prompt that this pane has not answered is left out: chat templates want answers between
     prompts. After a blind vote all go on from the better answer, so that the next answers are again
@@ -25,7 +27,7 @@ def messages_of(conversation: Conversation, pane: int, turn: Turn | None = None)
             break
 
         answer = _goes_on_from(earlier, pane)
-        if answer is not None and answer.has_content:
+        if answer is not None and (answer.text or whole_calls(answer)):
             messages += [asked(earlier), answered(answer)]
 
     if turn is not None:
@@ -58,7 +60,22 @@ def asked(turn: Turn) -> dict[str, Any]:
 
 def answered(answer: Answer) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text}
-    if answer.tool_calls:
-        message["tool_calls"] = answer.tool_calls
+    if calls := whole_calls(answer):
+        message["tool_calls"] = calls
 
     return message
+
+
+def whole_calls(answer: Answer) -> list[dict[str, Any]]:
+    """Its tool calls without those that it was stopped in the middle of: model servers refuse a
+    conversation that has one."""
+    return [call for call in answer.tool_calls if _is_whole(call.get("function") or {})]
+
+
+def _is_whole(function: dict[str, Any]) -> bool:
+    try:
+        arguments = json.loads(function.get("arguments") or "")
+    except ValueError:
+        return False
+
+    return bool(function.get("name")) and isinstance(arguments, dict)

@@ -6,11 +6,13 @@ said stays, with its title, when the model goes.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
 from django.urls import reverse
+from django.utils import timezone
 
 from core.ownership import Owned, OwnedQuerySet
 from datasets_app.models import Dataset
@@ -19,15 +21,17 @@ NAME_LIMIT = 120
 TITLE_LIMIT = 200
 KEY_LIMIT = 60
 LINK_LIMIT = 40
+WRITER_LIMIT = 40
+
+# Who writes an answer says so every BEAT_SECONDS (playground.writing).
+BEAT_SECONDS = 10.0
+LOST_AFTER = timedelta(seconds=45)
+LOST = "The platform stopped in the middle of this answer."
 
 
 class ConversationQuerySet(OwnedQuerySet["Conversation"]):
     def with_related(self) -> ConversationQuerySet:
-        answers = Answer.objects.order_by("pane")
-        feedback = Feedback.objects.order_by("pk")
-        turns = Turn.objects.prefetch_related(
-            models.Prefetch("answers", answers), models.Prefetch("feedback", feedback)
-        )
+        turns = Turn.objects.with_related()
         return self.select_related("owner").prefetch_related(models.Prefetch("turns", turns))
 
 
@@ -38,7 +42,7 @@ class Conversation(Owned):
     system_prompt = models.TextField(blank=True)
     panes = models.JSONField(
         default=list,
-        help_text="target, title, base_title and sampling of each model, from left to right.",
+        help_text="id, target, title, base_title and sampling of each model, from left to right.",
     )
     tools = models.JSONField(default=list, blank=True, help_text="As OpenAI's API has them.")
     response_format = models.JSONField(
@@ -74,6 +78,16 @@ class Conversation(Owned):
         return reverse("playground:detail", args=[self.pk])
 
 
+class TurnQuerySet(models.QuerySet["Turn"]):
+    def with_related(self) -> TurnQuerySet:
+        answers = Answer.objects.order_by("pane")
+        # Each row has the whole conversation before it.
+        feedback = Feedback.objects.order_by("pk").defer("prompt", "tools", "rejected")
+        return self.prefetch_related(
+            models.Prefetch("answers", answers), models.Prefetch("feedback", feedback)
+        )
+
+
 class Turn(models.Model):
     """A prompt of a person, and an answer of each model."""
 
@@ -93,6 +107,8 @@ class Turn(models.Model):
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
+    objects = TurnQuerySet.as_manager()
+
     class Meta:
         ordering: ClassVar = ["position", "pk"]
         constraints: ClassVar = [
@@ -108,6 +124,13 @@ class Turn(models.Model):
     def is_hidden(self) -> bool:
         """Whether nobody may know yet which model gave which answer."""
         return self.blind and not self.verdict
+
+
+class AnswerQuerySet(models.QuerySet["Answer"]):
+    def lost(self) -> AnswerQuerySet:
+        """Those that are being written, but by nobody who is still there."""
+        silent = models.Q(heard_at=None) | models.Q(heard_at__lt=timezone.now() - LOST_AFTER)
+        return self.filter(silent, state=Answer.State.WRITING)
 
 
 class Answer(models.Model):
@@ -126,7 +149,9 @@ class Answer(models.Model):
     turn = models.ForeignKey(Turn, models.CASCADE, related_name="answers")
     # Where it stands, and whose it is: a blind prompt shuffles the models.
     place = models.PositiveSmallIntegerField(help_text="0 for the left one.")
-    pane = models.PositiveSmallIntegerField(help_text="Index among the conversation's panes.")
+    pane = models.PositiveSmallIntegerField(
+        help_text="The id of one of the conversation's panes, be it there or gone."
+    )
     target = models.CharField(max_length=KEY_LIMIT)
     title = models.CharField(max_length=TITLE_LIMIT)
     sampling = models.JSONField(default=dict)
@@ -144,6 +169,16 @@ class Answer(models.Model):
     rate = models.FloatField(null=True, blank=True, help_text="Tokens a second while it wrote.")
     finish_reason = models.CharField(max_length=40, blank=True)
     error = models.TextField(blank=True)
+    writer = models.CharField(
+        max_length=WRITER_LIMIT,
+        blank=True,
+        help_text="Of the request that writes it; what others write of it is not taken.",
+    )
+    heard_at = models.DateTimeField(
+        null=True, blank=True, help_text="When that request was last known to write."
+    )
+
+    objects = AnswerQuerySet.as_manager()
 
     class Meta:
         ordering: ClassVar = ["place"]
@@ -155,8 +190,15 @@ class Answer(models.Model):
         return f"answer of {self.title}"
 
     @property
-    def has_content(self) -> bool:
-        return bool(self.text or self.tool_calls)
+    def is_lost(self) -> bool:
+        """As AnswerQuerySet.lost."""
+        is_silent = self.heard_at is None or self.heard_at < timezone.now() - LOST_AFTER
+        return self.state == self.State.WRITING and is_silent
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still to come."""
+        return self.state in self.OPEN and not self.is_lost
 
 
 class Feedback(models.Model):

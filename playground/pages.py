@@ -242,7 +242,8 @@ class FeedbackView(View):
         reader = reader_of(request)
         rows = feedback_of(reader, conversation)
         counts = tallies(rows)
-        page = Paginator(rows, PAGE_ROWS).get_page(request.GET.get("page"))
+        listed = rows.select_related("conversation").defer("prompt", "tools", "rejected")
+        page = Paginator(listed, PAGE_ROWS).get_page(request.GET.get("page"))
         offers = offers_of(reader, conversation)
         votes = sum(tally.won + tally.tied + tally.bad for tally in counts)
         context = {

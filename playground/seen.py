@@ -13,10 +13,12 @@ from django.contrib.auth.models import User
 
 from core.errors import UserError
 from core.ownership import is_owner, may_change
-from playground.models import Answer, Conversation, Feedback, Turn
+from playground.models import LOST, Answer, Conversation, Feedback, Turn
 from serving.targets import Served, target_find
 
 GONE = "This model is gone, or you may no longer see it. What it said stays."
+# In place of why there is no answer, which could tell the model.
+HIDDEN_PROBLEM = "This model could not answer. Why is hidden while its name is."
 
 
 class Targets:
@@ -85,6 +87,7 @@ def pane_seen(pane: dict[str, Any], targets: Targets) -> dict[str, Any]:
         problem = GONE if found.status == 404 else found.message
 
     return {
+        "id": pane.get("id"),
         "target": pane["target"],
         "title": found.title if isinstance(found, Served) else pane["title"],
         "base_title": pane["base_title"],
@@ -116,22 +119,38 @@ def turn_seen(turn: Turn, is_seen: Callable[[str], bool] = lambda key: True) -> 
 def answer_seen(answer: Answer, turn: Turn) -> dict[str, Any]:
     """While the names are hidden also without what could tell them: counts and times."""
     is_hidden = turn.is_hidden
-    told = ("target", "title", "prompt_tokens", "tokens", "rate", "first_seconds", "seconds")
+    told = (
+        "pane",
+        "target",
+        "title",
+        "prompt_tokens",
+        "tokens",
+        "rate",
+        "first_seconds",
+        "seconds",
+    )
     values = {name: None if is_hidden else getattr(answer, name) for name in told}
     feedback = [item for item in turn.feedback.all() if item.place == answer.place]
 
     return {
         "place": answer.place,
-        "state": answer.state,
+        "state": Answer.State.FAILED if answer.is_lost else answer.state,
         "text": answer.text,
         "reasoning": answer.reasoning,
         "tool_calls": answer.tool_calls,
         "finish_reason": answer.finish_reason,
-        "error": answer.error,
+        "error": _error_of(answer, is_hidden),
         **values,
         "thumb": _verdict_of(feedback),
         "correction": _correction_of(feedback),
     }
+
+
+def _error_of(answer: Answer, is_hidden: bool) -> str:
+    if answer.is_lost:
+        return LOST
+
+    return HIDDEN_PROBLEM if is_hidden and answer.error else answer.error
 
 
 def _verdict_of(feedback: list[Feedback]) -> str:
@@ -146,6 +165,7 @@ def _correction_of(feedback: list[Feedback]) -> str:
 
 def stored_answer_seen(pk: int) -> dict[str, Any]:
     """As answer_seen; {} where it is gone."""
-    answers = Answer.objects.select_related("turn")
-    answer = answers.filter(pk=pk).first()
-    return answer_seen(answer, answer.turn) if answer is not None else {}
+    turn = Turn.objects.with_related().filter(answers=pk).first()
+    answers = turn.answers.all() if turn is not None else ()
+    seen = [answer_seen(answer, turn) for answer in answers if turn and answer.pk == pk]
+    return seen[0] if seen else {}

@@ -35,6 +35,14 @@ class ToolsField(serializers.JSONField):
 
 
 class PaneField(StrictSerializer):
+    id = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=0,
+        max_value=32767,
+        help_text="Of a pane that is there, whose answers this one goes on from, be its model another "
+        "one. Without it that is the pane with the same model, else a new one.",
+    )
     target = serializers.CharField(
         max_length=60,
         help_text="model-5, train-12, train-12-step-200 or export-3.",
@@ -120,6 +128,9 @@ class TokensSerializer(StrictSerializer):
     load = serializers.BooleanField(
         required=False, default=False, help_text="Load the model where it is not; else that is 409."
     )
+    count_only = serializers.BooleanField(
+        required=False, default=False, help_text="How many there are, without the pieces."
+    )
 
 
 class WarmSerializer(StrictSerializer):
@@ -147,6 +158,7 @@ class DatasetMakeSerializer(StrictSerializer):
 class AnswerSerializer(serializers.Serializer[Any]):
     place = serializers.IntegerField()
     state = serializers.ChoiceField(choices=Answer.State.choices)
+    pane = serializers.IntegerField(allow_null=True, help_text="Null until somebody voted.")
     target = serializers.CharField(allow_null=True, help_text="Null until somebody voted.")
     title = serializers.CharField(allow_null=True)
     text = serializers.CharField(allow_blank=True)
@@ -173,6 +185,7 @@ class TurnSerializer(serializers.Serializer[Any]):
 
 
 class PaneSerializer(serializers.Serializer[Any]):
+    id = serializers.IntegerField()
     target = serializers.CharField()
     title = serializers.CharField()
     base_title = serializers.CharField(allow_blank=True)
@@ -225,7 +238,7 @@ class TokensSeenSerializer(serializers.Serializer[Any]):
     context = serializers.IntegerField(  # type: ignore[assignment]
         help_text="Tokens of one conversation; 0 where unknown."
     )
-    pieces = PieceSerializer(many=True)
+    pieces = PieceSerializer(many=True, help_text="The first 4,000 of them.")
 
 
 class PromptSerializer(serializers.Serializer[Any]):

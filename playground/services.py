@@ -9,13 +9,14 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Max, Q
 from django.utils import timezone
 
 from core.errors import UserError
 from core.ownership import deletion_check, owner_check
 from core.text import clean_label, storable
 from playground.models import (
+    LOST,
     NAME_LIMIT,
     TITLE_LIMIT,
     Answer,
@@ -36,56 +37,89 @@ from serving.targets import target_find
 NAME_CHARACTERS = 60
 UNNAMED = "New conversation"
 TURNS_LIMIT = 500
-LOST = "The platform stopped in the middle of this answer."
 
 
 def panes_clean(given: Any, reader: User) -> list[dict[str, Any]]:
-    """Panes as they are stored: target, title, base_title, sampling. Raises UserError by field for
-    a model that `reader` may not see, or that cannot answer."""
-    if not isinstance(given, list) or not 1 <= len(given) <= PANES_LIMIT:
-        raise UserError({"panes": [f"Choose one to {PANES_LIMIT} models."]})
+    """Panes of a new conversation as they are stored: id, target, title, base_title, sampling. Raises
+    UserError by field for a model that `reader` may not see, or that cannot answer."""
+    return _panes_merged([], given, reader, next_id=0)
 
-    panes = []
-    for index, pane in enumerate(given):
-        field = f"panes.{index}"
-        if not isinstance(pane, dict) or not isinstance(pane.get("target"), str):
-            raise UserError({f"{field}.target": ["Choose a model."]})
 
-        sampling = sampling_clean(pane.get("sampling") or {}, f"{field}.sampling")
-        try:
-            served = target_find(pane["target"], reader)
-        except UserError as refusal:
-            raise UserError({f"{field}.target": [refusal.message]}, code=refusal.code) from refusal
+def _pane_clean(pane: dict[str, Any], reader: User, field: str) -> dict[str, Any]:
+    sampling = sampling_clean(pane.get("sampling") or {}, f"{field}.sampling")
+    try:
+        served = target_find(pane["target"], reader)
+    except UserError as refusal:
+        raise UserError({f"{field}.target": [refusal.message]}, code=refusal.code) from refusal
 
-        panes.append(
-            {
-                "target": served.target.key,
-                "title": served.title[:TITLE_LIMIT],
-                "base_title": served.base_title[:TITLE_LIMIT],
-                "sampling": sampling,
-            }
-        )
-
-    return panes
+    return {
+        "target": served.target.key,
+        "title": served.title[:TITLE_LIMIT],
+        "base_title": served.base_title[:TITLE_LIMIT],
+        "sampling": sampling,
+    }
 
 
 def _panes_kept(conversation: Conversation, given: Any, by: User) -> list[dict[str, Any]]:
-    """As panes_clean, but a model that is there already may stay when it is gone since."""
-    there = {pane["target"]: pane for pane in conversation.panes}
+    """As panes_clean, but a model that is there already may stay when it is gone since, and a pane
+    that stays keeps its id, and with it the answers that it goes on from."""
+    answers = Answer.objects.filter(turn__conversation=conversation)
+    latest = answers.aggregate(most=Max("pane"))["most"]
+    used = [pane["id"] for pane in conversation.panes]
+    next_id = max([*used, -1 if latest is None else latest]) + 1
+
+    return _panes_merged(conversation.panes, given, by, next_id)
+
+
+def _panes_merged(
+    there: Sequence[dict[str, Any]], given: Any, by: User, next_id: int
+) -> list[dict[str, Any]]:
     if not isinstance(given, list) or not 1 <= len(given) <= PANES_LIMIT:
         raise UserError({"panes": [f"Choose one to {PANES_LIMIT} models."]})
-
-    panes = []
     for index, pane in enumerate(given):
-        known = there.get(pane.get("target")) if isinstance(pane, dict) else None
-        if known is None:
-            panes += panes_clean([pane], by)
-            continue
+        if not isinstance(pane, dict) or not isinstance(pane.get("target"), str):
+            raise UserError({f"panes.{index}.target": ["Choose a model."]})
 
-        sampling = sampling_clean(pane.get("sampling") or {}, f"panes.{index}.sampling")
-        panes.append(known | {"sampling": sampling})
+    known = {pane["target"]: pane for pane in there}
+    panes = []
+    for index, (pane, number) in enumerate(zip(given, _pane_ids(there, given), strict=True)):
+        field = f"panes.{index}"
+        if number is None:
+            number, next_id = next_id, next_id + 1
+
+        if pane["target"] in known:
+            sampling = sampling_clean(pane.get("sampling") or {}, f"{field}.sampling")
+            values = known[pane["target"]] | {"sampling": sampling}
+        else:
+            values = _pane_clean(pane, by, field)
+
+        panes.append(values | {"id": number})
 
     return panes
+
+
+def _pane_ids(there: Sequence[dict[str, Any]], given: Sequence[dict[str, Any]]) -> list[int | None]:
+    """Of each pane the one that it is among those that are there: that with the id it gives, else one
+    with its model; None for a new one."""
+    left = [pane["id"] for pane in there]
+    found: list[int | None] = []
+    for index, pane in enumerate(given):
+        number = pane.get("id")
+        if number is not None and number not in left:
+            raise UserError({f"panes.{index}.id": ["The conversation has no such pane."]})
+        if number is not None:
+            left.remove(number)
+
+        found.append(number)
+
+    for index, pane in enumerate(given):
+        same = [one["id"] for one in there if one["target"] == pane["target"]]
+        free = [number for number in same if number in left]
+        if found[index] is None and free:
+            found[index] = free[0]
+            left.remove(free[0])
+
+    return found
 
 
 def _system_clean(text: str) -> str:
@@ -231,7 +265,7 @@ def turn_add(*, conversation: Conversation, by: User, text: str, replaces: int =
 
 
 def _answers_to_come(turn: Turn, panes: Sequence[dict[str, Any]]) -> list[Answer]:
-    order = list(range(len(panes)))
+    order = list(panes)
     if turn.blind:
         random.shuffle(order)
 
@@ -239,28 +273,34 @@ def _answers_to_come(turn: Turn, panes: Sequence[dict[str, Any]]) -> list[Answer
         Answer(
             turn=turn,
             place=place,
-            pane=pane,
-            target=panes[pane]["target"],
-            title=panes[pane]["title"],
-            sampling=panes[pane]["sampling"],
+            pane=pane["id"],
+            target=pane["target"],
+            title=pane["title"],
+            sampling=pane["sampling"],
         )
         for place, pane in enumerate(order)
     ]
 
 
 def answers_lost(conversation: Conversation) -> None:
-    """Answers that nobody writes any more, since the process that did is gone, say so. For when
-    the person goes on."""
+    """Answers that nobody writes any more, since the process that did is gone, say so."""
     answers = Answer.objects.filter(turn__conversation=conversation)
-    answers.filter(state=Answer.State.WRITING).update(state=Answer.State.FAILED, error=LOST)
+    answers.lost().update(state=Answer.State.FAILED, error=LOST)
 
 
-def answer_begin(answer: Answer) -> bool:
-    """Take an answer to be written; False where somebody else does, or it is whole already."""
+def answer_begin(answer: Answer) -> str:
+    """Take an answer to be written. Returns the writer that answer_beat and answer_end want; "" where
+    another writes it, or it is whole already."""
     again = (Answer.State.WAITING, Answer.State.STOPPED, Answer.State.FAILED)
-    return bool(
-        Answer.objects.filter(pk=answer.pk, state__in=again).update(
+    writer = secrets.token_urlsafe(16)
+    same = Answer.objects.filter(pk=answer.pk)
+    same.lost().update(state=Answer.State.FAILED, error=LOST)
+
+    taken = bool(
+        same.filter(state__in=again).update(
             state=Answer.State.WRITING,
+            writer=writer,
+            heard_at=timezone.now(),
             text="",
             reasoning="",
             tool_calls=[],
@@ -273,10 +313,23 @@ def answer_begin(answer: Answer) -> bool:
             rate=None,
         )
     )
+    return writer if taken else ""
 
 
-def answer_end(pk: int, values: dict[str, Any]) -> None:
-    """Store what was written, and how it ended. It may be gone meanwhile, or taken for lost where
-    the person went on at once."""
+def answer_beat(pk: int, writer: str) -> None:
+    """Say that its writer still writes."""
+    answers = Answer.objects.filter(pk=pk, writer=writer, state=Answer.State.WRITING)
+    answers.update(heard_at=timezone.now())
+
+
+def answer_end(pk: int, writer: str, values: dict[str, Any]) -> None:
+    """Store what was written, and how it ended. It may be gone meanwhile, taken for lost, or be
+    written anew by another."""
     there = Q(state=Answer.State.WRITING) | Q(state=Answer.State.FAILED, error=LOST)
-    Answer.objects.filter(there, pk=pk).update(**storable(values))
+    Answer.objects.filter(there, pk=pk, writer=writer).update(**storable(values))
+
+
+def answer_unwritten(pk: int, writer: str) -> None:
+    """Its reader left before a word of it was asked for."""
+    answers = Answer.objects.filter(pk=pk, writer=writer, state=Answer.State.WRITING)
+    answers.update(state=Answer.State.STOPPED)

@@ -6,6 +6,9 @@ Server-sent events:
     data: …          a chunk of the answer, as OpenAI's API has it
     event: failed    {"message", "code"}: there is no answer, or not all of it
     event: done      the answer as it is stored
+
+While it is written, the answer is told every BEAT_SECONDS that somebody does: a process that is
+killed, and a database that is away at the end, leave none that seems to be written for ever.
 """
 
 from __future__ import annotations
@@ -15,32 +18,56 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from core.web.in_thread import in_thread
 from core.web.open_streams import open_stream
-from playground.models import Answer
-from playground.services import answer_end
+from playground.models import BEAT_SECONDS, Answer
+from playground.seen import HIDDEN_PROBLEM
+from playground.services import answer_beat, answer_end, answer_unwritten
 from serving.answering import CHAT, AnswerProblem, Data, State, answer_stream
 from serving.targets import Placement
 
 logger = logging.getLogger("deepextension.web")
 
 FAULT = "This ended by a fault of the platform."
+NOT_STORED = "This answer could not be stored, since the database does not answer."
+# How often that is tried, and how many seconds apart.
+TRIES = 3
+TRY_AGAIN_AFTER = 1.0
+# What is told before the first word of an answer whose model is hidden: words of other lengths of
+# time and kinds of models would tell it.
+HIDDEN_WORDS = {
+    "waiting": "Waiting",
+    "preparing": "Preparing the model",
+    "loading": "Loading the model",
+    "ready": "Answering",
+}
+
+# Tasks that outlive the stream that began them; the event loop itself keeps none.
+_storing: set[asyncio.Task[bool]] = set()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Asked:
-    """answer: its id. hidden: whether nobody may know yet which model answers. seen: makes what is
-    told of the stored answer, and asks the database."""
+    """answer: its id. writer: as services.answer_begin gave it. hidden: whether nobody may know yet
+    which model answers. seen: makes what is told of the stored answer, and asks the database.
+    has_begun: whether a part of the stream was ever asked for."""
 
     answer: int
+    writer: str
     placement: Placement
     body: dict[str, Any]
     hidden: bool
     seen: Callable[[int], dict[str, Any]]
+    has_begun: bool = False
+
+    def close(self) -> None:
+        """For the end of the response: a generator that nobody began cannot say that it ends."""
+        if not self.has_begun:
+            answer_unwritten(self.answer, self.writer)
 
 
 @dataclass
@@ -124,9 +151,23 @@ class Written:
 
 async def written(asked: Asked) -> AsyncGenerator[bytes, None]:
     """The events of an answer. What has come when its reader leaves is stored all the same."""
+    asked.has_begun = True
     with open_stream():
-        async for event in _written(asked):
-            yield event
+        beats = asyncio.create_task(_beats(asked))
+        try:
+            async with aclosing(_written(asked)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            beats.cancel()
+
+
+async def _beats(asked: Asked) -> None:
+    while True:
+        await asyncio.sleep(BEAT_SECONDS)
+        # Without the database nobody can read that it is taken for lost either.
+        with suppress(Exception):
+            await in_thread(answer_beat, asked.answer, asked.writer)
 
 
 async def _written(asked: Asked) -> AsyncGenerator[bytes, None]:
@@ -156,19 +197,48 @@ async def _written(asked: Asked) -> AsyncGenerator[bytes, None]:
 
         values = so_far.values(state, problem.message if problem is not None else "")
         # A reader who leaves cancels this task, but not the writing down.
-        await asyncio.shield(in_thread(answer_end, asked.answer, values))
+        storing = asyncio.create_task(_store(asked, values))
+        _storing.add(storing)
+        storing.add_done_callback(_storing.discard)
+        is_stored = await asyncio.shield(storing)
 
-    if problem is not None:
-        yield event("failed", {"message": problem.message, "code": problem.code})
-    else:
-        yield event("done", await in_thread(asked.seen, asked.answer))
+    yield await _last_event(asked, problem, is_stored)
+
+
+async def _store(asked: Asked, values: dict[str, Any]) -> bool:
+    """False where the database has not answered."""
+    for left in reversed(range(TRIES)):
+        try:
+            await in_thread(answer_end, asked.answer, asked.writer, values)
+            return True
+        except Exception:
+            logger.exception("answer %s was not stored", asked.answer)
+            await asyncio.sleep(TRY_AGAIN_AFTER if left else 0)
+
+    return False
+
+
+async def _last_event(asked: Asked, problem: AnswerProblem | None, is_stored: bool) -> bytes:
+    if problem is None and is_stored:
+        try:
+            return event("done", await in_thread(asked.seen, asked.answer))
+        except Exception:
+            logger.exception("answer %s was not read", asked.answer)
+
+    if problem is None:
+        problem = AnswerProblem(NOT_STORED, code="error", status=500)
+    elif asked.hidden:
+        problem = AnswerProblem(HIDDEN_PROBLEM, code="error")
+
+    return event("failed", {"message": problem.message, "code": problem.code})
 
 
 def state_event(state: State, *, hidden: bool) -> bytes:
     values = asdict(state)
     if hidden:
         # What serves a model can tell which one it is.
-        values |= {"backend": "", "note": "", "context": 0, "abilities": []}
+        words = HIDDEN_WORDS.get(state.phase, "Waiting")
+        values = asdict(State(state.phase, words))
 
     return event("state", values)
 

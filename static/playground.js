@@ -22,6 +22,8 @@
     turns: [],
     tab: 0,
 
+    changes: null,
+
     get mayChange() {
       return this.conversation.may_change;
     },
@@ -38,16 +40,14 @@
     // What a pane is told so far; as playground.messages has it.
     messagesOf(pane) {
       const messages = [];
-      const { system_prompt: system, panes } = this.conversation;
+      const { system_prompt: system } = this.conversation;
       if (system.trim()) messages.push({ role: "system", content: system });
       for (const { value } of this.turns) {
-        const answer = value.blind
-          ? value.answers.find((one) =>
-              value.verdict
-                ? one.place === GOES_ON_FROM[value.verdict]
-                : one.target === panes[pane]?.target,
-            )
-          : value.answers[pane];
+        const answer = value.answers.find((one) =>
+          value.blind && value.verdict
+            ? one.place === GOES_ON_FROM[value.verdict]
+            : one.pane === pane.id,
+        );
         if (answer?.text)
           messages.push(
             { role: "user", content: value.text },
@@ -57,31 +57,23 @@
       return messages;
     },
 
-    // Changes of the conversation; before its first prompt they are kept here.
-    async change(values) {
-      if (this.conversation.id) {
-        const body = { ...values };
-        if (body.panes) body.panes = body.panes.map(asked);
-        const seen = await DX.api(this.address, { method: "PATCH", body });
-        const { turns: _turns, ...rest } = seen;
-        Object.assign(this.conversation, rest);
-      } else {
-        Object.assign(this.conversation, values);
-        if (this.conversation.panes.length !== 2) this.conversation.blind = false;
-      }
-      drawHeads();
-      settings?.read();
+    // A function of the conversation that returns what it changes; see DXChanges.
+    change(edit) {
+      return this.changes.make(edit);
     },
 
-    async ensure() {
-      if (this.conversation.id) return;
-      const { panes, system_prompt, tools, response_format, blind } = this.conversation;
+    async put(values) {
+      const body = { ...values };
+      if (body.panes) body.panes = body.panes.map(asked);
+      return stored(await DX.api(this.address, { method: "PATCH", body }));
+    },
+
+    async create({ panes, system_prompt, tools, response_format, blind }) {
       const body = { panes: panes.map(asked), system_prompt, tools, response_format, blind };
       const seen = await DX.api(this.api, { method: "POST", body });
-      const { turns: _turns, ...rest } = seen;
-      Object.assign(this.conversation, rest);
       history.replaceState(null, "", `${data.page}${seen.id}/`);
       $("play-welcome")?.remove();
+      return stored(seen);
     },
 
     async send(text, replaces = 0) {
@@ -89,7 +81,8 @@
       this.sending = true;
       try {
         await this.settle();
-        await this.ensure();
+        // What was changed before is stored before.
+        await this.changes.ensure();
         const body = { text, replaces };
         const value = await DX.api(`${this.address}turns/`, { method: "POST", body });
         while (this.turns.at(-1)?.value.position >= value.position)
@@ -111,6 +104,7 @@
     name(text) {
       if (this.conversation.name !== "New conversation") return;
       this.conversation.name = text.trim().replace(/\s+/g, " ").slice(0, 60);
+      this.changes.stored.name = this.conversation.name;
       $("play-name").textContent = this.conversation.name;
       document.title = `${this.conversation.name} · DeepExtension`;
     },
@@ -129,7 +123,7 @@
       cell.set({ state: "writing", text: "", reasoning: "", tool_calls: [], error: "" });
       drawStop();
       const url = `${this.address}turns/${turn.position}/answers/${answer.place}/`;
-      const pane = this.conversation.panes[answer.place];
+      const pane = this.conversation.panes.find(({ id }) => id === answer.pane);
       try {
         await window.DXStream.answer(
           url,
@@ -198,7 +192,9 @@
       const { turn, answer } = cell;
       const url = `${this.address}turns/${turn.position}/answers/${answer.place}/${kind}/`;
       try {
-        this.turnOf(cell).set(await DX.api(url, { method: "PUT", body }));
+        const seen = await DX.api(url, { method: "PUT", body });
+        // The others may be in the middle of something.
+        this.turnOf(cell)?.set(seen, [cell]);
         return true;
       } catch (error) {
         DX.toast(DX.reasonOf(error), "error");
@@ -211,7 +207,7 @@
       const field = $("play-text");
       field.value = text;
       if (system && !this.conversation.system_prompt && !this.turns.length) {
-        await this.change({ system_prompt: system });
+        await this.change(() => ({ system_prompt: system }));
         DX.toast("The row’s system prompt is set too.", "info");
       }
       grow(field);
@@ -220,7 +216,8 @@
     },
   };
 
-  const asked = ({ target, sampling }) => ({ target, sampling });
+  const asked = ({ id, target, sampling }) => ({ id, target, sampling });
+  const stored = ({ turns: _turns, ...rest }) => rest;
   const refusal = (error) => (error instanceof DX.ApiError ? error.message : error.message);
 
   function announce(cell) {
@@ -285,7 +282,9 @@
     if (!choice) return;
     const panes = [...play.conversation.panes];
     const sampling = panes[index]?.sampling || panes.at(-1)?.sampling || {};
+    // Another model goes on from what was said in its pane.
     panes[index] = {
+      id: panes[index]?.id,
       target: choice.key,
       title: choice.title,
       base_title: "",
@@ -299,7 +298,7 @@
 
   async function put(panes) {
     try {
-      await play.change({ panes });
+      await play.change(() => ({ panes }));
     } catch (error) {
       DX.toast(DX.reasonOf(error), "error");
     }
@@ -333,7 +332,8 @@
       const seen = await DX.api(play.address);
       for (const turn of play.turns) {
         const value = seen.turns.find((one) => one.position === turn.value.position);
-        if (value && !turn.cells.some((cell) => play.isWriting(cell))) turn.set(value);
+        const cells = turn.cells.filter((cell) => cell.answer.state === "writing");
+        if (value && cells.length) turn.set(value, cells);
       }
     } catch {
       /* asked again */
@@ -350,6 +350,7 @@
       if (!text.trim()) return field.focus();
       if (!play.conversation.panes.length) return DX.toast("Choose a model first.", "warning");
       field.value = "";
+      tokens.rest();
       grow(field);
       if (await play.send(text)) tokens.soon();
       else if (!field.value) field.value = text;
@@ -384,12 +385,22 @@
     });
   }
 
+  const { turns: firstTurns, ...firstSeen } = play.conversation;
+  play.conversation = firstSeen;
+  play.changes = new window.DXChanges.Changes(play.conversation, {
+    create: (values) => play.create(values),
+    send: (values) => play.put(values),
+    shown: (isRefused) => {
+      drawHeads();
+      if (!isRefused) settings?.read();
+    },
+  });
   const editable = play.mayChange && $("play-composer");
   const settings = editable ? new window.DXSettings.Settings(play) : null;
   const tokens = editable ? new window.DXHelpers.Tokens(play) : null;
   const prompts = editable ? new window.DXHelpers.Prompts(play) : null;
   drawHeads();
-  for (const value of play.conversation.turns) play.add(value);
+  for (const value of firstTurns) play.add(value);
   for (const turn of play.turns) turn.cells.forEach((cell) => cell.drawActions());
   if (editable) compose();
   play.turns.at(-1)?.element.scrollIntoView({ block: "nearest" });

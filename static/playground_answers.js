@@ -250,9 +250,13 @@
       this.drawVotes();
     }
 
-    set(value) {
+    // `cells`: which of them; what is just being written here is newer than what is stored.
+    set(value, cells = this.cells) {
       Object.assign(this.value, { verdict: value.verdict });
-      value.answers.forEach((answer, index) => this.cells[index]?.set(answer));
+      for (const cell of cells) {
+        const answer = value.answers.find(({ place }) => place === cell.answer.place);
+        if (answer && !this.play.isWriting(cell)) cell.set(answer);
+      }
       this.drawVotes();
     }
 

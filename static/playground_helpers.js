@@ -3,7 +3,7 @@
   "use strict";
   const $ = (id) => document.getElementById(id);
   const { make } = DX;
-  const COUNT_AFTER = 600; // milliseconds after the last key
+  const COUNT_AFTER = 1500; // milliseconds after the last key
 
   // Choice of a model: resolves to {key, title}, or null.
   function choose(groups) {
@@ -125,26 +125,26 @@
 
   class Tokens {
     constructor(play) {
-      Object.assign(this, { play, timer: null, pane: null, asked: 0 });
+      Object.assign(this, { play, timer: null, counting: null, pane: null, asked: 0 });
       $("tokens-load").addEventListener("click", () => this.show(true));
     }
 
     messages(pane) {
-      const { conversation } = this.play;
       const text = $("play-text").value;
-      const messages = this.play.messagesOf(conversation.panes.indexOf(pane));
+      const messages = this.play.messagesOf(pane);
       if (text.trim()) messages.push({ role: "user", content: text });
       return messages;
     }
 
-    ask(pane, load) {
+    ask(pane, { load = false, count_only = false, signal } = {}) {
       const body = {
         target: pane.target,
         messages: this.messages(pane),
         tools: this.play.conversation.tools,
         load,
+        count_only,
       };
-      return DX.api(`${this.play.api}tokens/`, { method: "POST", body });
+      return DX.api(`${this.play.api}tokens/`, { method: "POST", body, signal });
     }
 
     contextOf(pane, found) {
@@ -173,11 +173,14 @@
       }
       note.textContent = load ? "Loading the model …" : "Reading …";
       try {
-        const found = await this.ask(pane, load);
+        const found = await this.ask(pane, { load });
         if (asked !== this.asked) return;
         const context = this.contextOf(pane, found);
         const of = context ? ` of ${DX.format.thousands(context)}` : "";
-        note.textContent = `${DX.format.thousands(found.count)}${of} tokens, with the beginning of the answer. Marked ones are the template’s.`;
+        const shown = found.pieces.length;
+        const part =
+          shown < found.count ? ` The first ${DX.format.thousands(shown)} are shown.` : "";
+        note.textContent = `${DX.format.thousands(found.count)}${of} tokens, with the beginning of the answer. Marked ones are the template’s.${part}`;
         $("tokens-pieces").replaceChildren(...found.pieces.map(piece));
       } catch (error) {
         if (asked !== this.asked) return;
@@ -191,8 +194,13 @@
 
     // While somebody writes: how long the prompt is, where a model is loaded that can tell.
     soon() {
-      clearTimeout(this.timer);
+      this.rest();
       this.timer = setTimeout(() => this.count(), COUNT_AFTER);
+    }
+
+    rest() {
+      clearTimeout(this.timer);
+      this.counting?.abort();
     }
 
     async count() {
@@ -203,8 +211,14 @@
         return;
       }
       const { panes } = this.play.conversation;
-      const found = await Promise.all(panes.map((pane) => this.ask(pane, false).catch(() => null)));
-      if ($("play-text").value !== text) return;
+      const stop = (this.counting = new AbortController());
+      const found = [];
+      // One after the other: each takes a turn at its model.
+      for (const pane of panes) {
+        const asking = this.ask(pane, { count_only: true, signal: stop.signal });
+        found.push(await asking.catch(() => null));
+        if (stop.signal.aborted || $("play-text").value !== text) return;
+      }
       const counts = panes
         .map((pane, index) => ({ pane, found: found[index] }))
         .filter((one) => one.found);

@@ -17,6 +17,8 @@
       this.play = play;
       this.chosen = null; // index of the pane whose sampling is shown; null for all
       this.abilities = new Map(); // title -> abilities
+      this.refused = null; // the field whose text is not what is stored
+      this.unfinished = false; // a schema is asked for, and not written yet
       this.wide = matchMedia("(min-width: 1200px)");
       $("play-fold").open = this.wide.matches && play.conversation.panes.length < 3;
       this.read();
@@ -27,7 +29,7 @@
       return this.play.conversation.panes[this.chosen ?? 0]?.sampling || {};
     }
 
-    // The conversation into the fields.
+    // The conversation into the fields, but for what somebody is still writing.
     read() {
       const { conversation } = this.play;
       const count = conversation.panes.length;
@@ -35,24 +37,28 @@
       $("play-blind").checked = conversation.blind;
       $("play-blind").disabled = count !== 2;
       $("play-blind-help").hidden = count === 2;
-      $("play-system").value = conversation.system_prompt;
-      $("play-functions").value = conversation.tools.length
-        ? JSON.stringify(conversation.tools, null, 2)
-        : "";
-      const form = conversation.response_format;
-      $("play-form").value = form.type || "";
-      $("play-schema").hidden = form.type !== "json_schema";
-      if (form.json_schema)
-        $("play-schema").value = JSON.stringify(form.json_schema.schema, null, 2);
+      const { tools, system_prompt: system, response_format: form } = conversation;
+      this.put($("play-system"), system);
+      this.put($("play-functions"), tools.length ? JSON.stringify(tools, null, 2) : "");
+      if (!this.unfinished && this.refused !== $("play-schema")) {
+        this.put($("play-form"), form.type || "");
+        $("play-schema").hidden = form.type !== "json_schema";
+        if (form.json_schema)
+          this.put($("play-schema"), JSON.stringify(form.json_schema.schema, null, 2));
+      }
       this.readSampling();
       this.drawChoices();
       this.drawAbilities();
     }
 
+    put(field, text) {
+      if (field !== document.activeElement && field !== this.refused) field.value = text;
+    }
+
     readSampling() {
       for (const field of document.querySelectorAll("[data-sampling]")) {
         const value = this.sampling[field.dataset.sampling];
-        field.value = Array.isArray(value) ? value.join("\n") : (value ?? "");
+        this.put(field, Array.isArray(value) ? value.join("\n") : (value ?? ""));
       }
     }
 
@@ -68,6 +74,7 @@
           button.title = which === null ? "All models" : panes[which].title;
           button.addEventListener("click", () => {
             this.chosen = which;
+            this.refuse("");
             this.readSampling();
             this.drawChoices();
           });
@@ -95,6 +102,7 @@
     }
 
     refuse(text, field = null) {
+      this.refused = text ? field : null;
       $("play-error").textContent = text;
       $("play-error").hidden = !text;
       for (const one of document.querySelectorAll("#play-settings [aria-invalid]"))
@@ -103,48 +111,56 @@
     }
 
     async changed(field) {
-      let values;
+      let change;
       try {
-        values = this.values(field);
+        change = this.change(field);
       } catch (error) {
         return this.refuse(error.message, field);
       }
-      if (!values) return;
+      if (!change) return;
+      if (this.refused === field) this.refuse("");
       try {
-        await this.play.change(values);
-        this.refuse("");
+        await this.play.change(change);
       } catch (error) {
         this.refuse(DX.reasonOf(error), field);
       }
     }
 
-    // What a field says, as the conversation has it. Throws with words for people.
+    // What a field says, as DXChanges has it. Throws with words for people.
+    change(field) {
+      if (field.dataset.sampling) return this.sampled(field);
+      const values = this.values(field);
+      return values && (() => values);
+    }
+
     values(field) {
-      if (field.dataset.sampling) return { panes: this.panes(field) };
       if (field.id === "play-blind") return { blind: field.checked };
       if (field.id === "play-system") return { system_prompt: field.value };
       if (field.id === "play-functions") return { tools: json(field, "tools", []) };
       if (field.id === "play-form" || field.id === "play-schema") {
         const type = $("play-form").value;
+        this.unfinished = type === "json_schema" && !$("play-schema").value.trim();
         $("play-schema").hidden = type !== "json_schema";
         if (type !== "json_schema") return { response_format: type ? { type } : {} };
-        if (!$("play-schema").value.trim()) return null;
+        if (this.unfinished) return null;
         const schema = json($("play-schema"), "schema", {});
         return { response_format: { type, json_schema: { name: "answer", schema } } };
       }
       return null;
     }
 
-    panes(field) {
+    sampled(field) {
       const name = field.dataset.sampling;
       const value = sampled(field);
-      return this.play.conversation.panes.map((pane, index) => {
-        if (this.chosen !== null && this.chosen !== index) return pane;
+      const { chosen } = this;
+      const set = (pane, index) => {
+        if (chosen !== null && chosen !== index) return pane;
         const sampling = { ...pane.sampling };
         if (value === null) delete sampling[name];
         else sampling[name] = value;
         return { ...pane, sampling };
-      });
+      };
+      return ({ panes }) => ({ panes: panes.map(set) });
     }
   }
 

@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
                 ('shared', models.BooleanField(default=False, help_text='Everyone on this platform can see it and use it.')),
                 ('name', models.CharField(max_length=120)),
                 ('system_prompt', models.TextField(blank=True)),
-                ('panes', models.JSONField(default=list, help_text='target, title, base_title and sampling of each model, from left to right.')),
+                ('panes', models.JSONField(default=list, help_text='id, target, title, base_title and sampling of each model, from left to right.')),
                 ('tools', models.JSONField(blank=True, default=list, help_text="As OpenAI's API has them.")),
                 ('response_format', models.JSONField(blank=True, default=dict, help_text="As OpenAI's API has it; empty for plain text.")),
                 ('blind', models.BooleanField(default=False, help_text='The next prompts are asked with the names hidden until the vote.')),
@@ -100,7 +100,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('place', models.PositiveSmallIntegerField(help_text='0 for the left one.')),
-                ('pane', models.PositiveSmallIntegerField(help_text="Index among the conversation's panes.")),
+                ('pane', models.PositiveSmallIntegerField(help_text="The id of one of the conversation's panes, be it there or gone.")),
                 ('target', models.CharField(max_length=60)),
                 ('title', models.CharField(max_length=200)),
                 ('sampling', models.JSONField(default=dict)),
@@ -115,6 +115,8 @@ class Migration(migrations.Migration):
                 ('rate', models.FloatField(blank=True, help_text='Tokens a second while it wrote.', null=True)),
                 ('finish_reason', models.CharField(blank=True, max_length=40)),
                 ('error', models.TextField(blank=True)),
+                ('writer', models.CharField(blank=True, help_text='Of the request that writes it; what others write of it is not taken.', max_length=40)),
+                ('heard_at', models.DateTimeField(blank=True, help_text='When that request was last known to write.', null=True)),
                 ('turn', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='answers', to='playground.turn')),
             ],
             options={

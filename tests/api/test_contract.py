@@ -74,7 +74,7 @@ def chain_make(run, status: str) -> Chain:
 
 def conversation_make(owner) -> Conversation:
     """A prompt that a model has answered which is gone."""
-    pane = {"target": "model-999", "title": "Tiny", "base_title": "", "sampling": {}}
+    pane = {"id": 0, "target": "model-999", "title": "Tiny", "base_title": "", "sampling": {}}
     conversation = Conversation.objects.create(owner=owner, name="Support", panes=[pane])
     turn = Turn.objects.create(conversation=conversation, position=1, text="Reset my PIN")
     told = {"target": "model-999", "title": "Tiny", "state": "done", "text": "Open Settings"}

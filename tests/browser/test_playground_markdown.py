@@ -43,7 +43,7 @@ text
 def test_hostile_markdown_is_text(at_home, home):
     owner = User.objects.get(username="alice")
     target = f"model-{home['model']}"
-    pane = {"target": target, "title": "Tiny", "base_title": "", "sampling": {}}
+    pane = {"id": 0, "target": target, "title": "Tiny", "base_title": "", "sampling": {}}
     conversation = Conversation.objects.create(owner=owner, name="Hostile", panes=[pane])
     turn = Turn.objects.create(conversation=conversation, position=1, text=HOSTILE)
     Answer.objects.create(

@@ -195,12 +195,13 @@ def conversations_make(owner: User, models: dict[str, BaseModel]) -> dict[str, C
             link="link" * count,
             panes=[
                 {
+                    "id": index,
                     "target": f"model-{model.pk}",
                     "title": model.title,
                     "base_title": "",
                     "sampling": {"temperature": 0.7, "stop": ["</s>"]},
                 }
-                for model in chosen
+                for index, model in enumerate(chosen)
             ],
         )
         for position in (1, 2):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from django.utils import timezone
 
 from core.errors import UserError
 from core.ownership import sharing_set
 from models_app.models import BaseModel
 from playground.messages import messages_of
-from playground.models import Answer, Conversation
+from playground.models import LOST, LOST_AFTER, Answer, Conversation
 from playground.sampling import SETTINGS, TEXT_LIMIT
+from playground.seen import answer_seen
 from playground.services import (
-    LOST,
+    answer_beat,
     answer_begin,
     answer_end,
     conversation_delete,
@@ -61,6 +63,54 @@ def test_a_prompt_that_a_model_did_not_answer_is_left_out_of_what_it_is_told(mak
     ]
 
 
+def test_a_stopped_half_of_a_tool_call_is_not_told_again(make_conversation):
+    conversation = make_conversation()
+    turn = ask(conversation, "One?", "", "")
+
+    def call(arguments: str) -> dict[str, object]:
+        return {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+
+    halves = [call(text) for text in ('{"city": "Be', "", '"text"', "[1]")]
+    Answer.objects.filter(turn=turn, pane=0).update(tool_calls=[call('{"a": 1}'), *halves])
+    Answer.objects.filter(turn=turn, pane=1).update(tool_calls=halves)
+    then = ask(conversation, "Two?")
+    told = [messages_of(fresh(then).conversation, pane, then) for pane in (0, 1)]
+    assert told[0][1]["tool_calls"] == [call('{"a": 1}')]
+    assert [message["content"] for message in told[1]] == ["Two?"]
+
+
+def test_a_model_keeps_its_answers_when_the_one_before_it_is_removed(
+    make_conversation, make_model, alice, client, two
+):
+    conversation = make_conversation()
+    ask(conversation, "One?", "of base", "of tuned")
+    client.force_login(alice)
+
+    def put(*panes: dict[str, object]) -> list[tuple[int, str]]:
+        path = f"{API}{conversation.pk}/"
+        answer = client.patch(path, {"panes": list(panes)}, "application/json")
+        assert answer.status_code == 200, answer.json()
+        return [(pane["id"], pane["target"]) for pane in answer.json()["panes"]]
+
+    def told(pane: int) -> list[str]:
+        now = Conversation.objects.with_related().get(pk=conversation.pk)
+        return [message["content"] for message in messages_of(now, pane)]
+
+    assert put({"target": two[1]}) == [(1, two[1])]
+    # One that comes later has a history of its own, be its model one that was there.
+    assert put({"target": two[0]}, {"target": two[1]}) == [(2, two[0]), (1, two[1])]
+    then = ask(conversation, "Two?")
+    assert {answer.pane: answer.target for answer in then.answers.all()} == {1: two[1], 2: two[0]}
+    assert (told(1), told(2)) == (["One?", "of tuned"], [])
+
+    # Another model goes on where that of its pane was.
+    other = f"model-{make_model('Other').pk}"
+    assert put({"id": 1, "target": other}) == [(1, other)]
+    bad = {"panes": [{"id": 7, "target": other}]}
+    answer = client.patch(f"{API}{conversation.pk}/", bad, "application/json")
+    assert list(answer.json()["error"]["fields"]) == ["panes.0.id"]
+
+
 def test_an_earlier_prompt_that_is_sent_again_replaces_what_follows(make_conversation):
     conversation = make_conversation()
     for text in ("One?", "Two?", "Three?"):
@@ -105,25 +155,38 @@ def test_an_answer_is_written_once(make_conversation):
 def test_an_answer_that_nobody_writes_any_more_says_so(make_conversation):
     conversation = make_conversation()
     turn = ask(conversation, "One?")
-    answer_begin(answer_of(turn, 0))
+    gone, live = (answer_of(turn, pane) for pane in (0, 1))
+    writer = answer_begin(gone)
+    answer_begin(live)
+    fall_silent(gone)
+    seen = [answer_seen(answer_of(turn, pane), turn) for pane in (0, 1)]
+    assert [(one["state"], one["error"]) for one in seen] == [("failed", LOST), ("writing", "")]
+
     ask(conversation, "Two?")
-    answer = answer_of(turn, 0)
-    assert (answer.state, answer.error) == ("failed", LOST)
+    assert [answer_of(turn, pane).state for pane in (0, 1)] == ["failed", "writing"]
+    # It was not dead after all.
+    answer_end(gone.pk, writer, {"state": "stopped", "text": "half", "error": ""})
+    assert answer_of(turn, 0).text == "half"
 
 
-def test_what_is_stopped_by_the_next_prompt_is_kept_though_it_comes_late(make_conversation):
-    conversation = make_conversation()
-    answer = answer_of(ask(conversation, "One?"), 0)
-    answer_begin(answer)
-    ask(conversation, "Two?")
-    answer_end(answer.pk, {"state": "stopped", "text": "half", "error": ""})
-    answer.refresh_from_db()
-    assert (answer.state, answer.text, answer.error) == ("stopped", "half", "")
+def fall_silent(answer: Answer) -> None:
+    Answer.objects.filter(pk=answer.pk).update(heard_at=timezone.now() - 2 * LOST_AFTER)
 
+
+def test_an_answer_that_is_lost_can_be_asked_for_again_and_has_one_writer(make_conversation):
+    answer = answer_of(ask(make_conversation(), "One?"), 0)
+    before = answer_begin(answer)
+    fall_silent(answer)
+    writer = answer_begin(answer)
+    assert writer not in ("", before)
+
+    answer_end(answer.pk, before, {"state": "done", "text": "of the one before"})
+    answer_beat(answer.pk, before)
+    answer_end(answer.pk, writer, {"state": "done", "text": "half"})
     # What has ended is not written over.
-    answer_end(answer.pk, {"state": "done", "text": "other"})
+    answer_end(answer.pk, writer, {"state": "done", "text": "other"})
     answer.refresh_from_db()
-    assert answer.text == "half"
+    assert (answer.state, answer.text) == ("done", "half")
 
 
 # Rights

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from core.errors import UserError
 from datasets_app.checking import dataset_check
 from datasets_app.models import Dataset
 from engine.rows.formats import FORMATS
-from playground.dataset_rows import METHODS, rows_of
+from playground.dataset_rows import METHODS, Rows, rows_of
 from playground.datasets import dataset_make, next_train
 from playground.feedback import FEWEST_VOTES, correction, feedback_of, tallies, thumb, vote
 from playground.messages import messages_of
@@ -119,7 +123,11 @@ def test_an_answer_without_words_gets_no_feedback(make_conversation, alice):
     with pytest.raises(UserError, match="Wait until"):
         thumb(answer=answer, by=alice, verdict="up")
 
-    Answer.objects.filter(pk=answer.pk).update(state="done", text="words")
+    Answer.objects.filter(pk=answer.pk).update(state="done", tool_calls=[{"id": "c1"}])
+    with pytest.raises(UserError, match="no words"):
+        thumb(answer=answer_of(answer.turn, 0), by=alice, verdict="up")
+
+    Answer.objects.filter(pk=answer.pk).update(text="words")
     with pytest.raises(UserError, match="as it is"):
         correction(answer=answer_of(answer.turn, 0), by=alice, text=" words ")
 
@@ -141,9 +149,13 @@ def judged(make_conversation, alice):
     return conversation
 
 
+def made_of(form: str, person: User) -> tuple[Rows, list[dict[str, Any]]]:
+    made, rows = rows_of(form, feedback_of(person))
+    return made, list(rows)
+
+
 def test_every_form_has_the_rows_of_its_feedback(judged, alice):
-    feedback = list(feedback_of(alice))
-    rows = {form: rows_of(form, feedback).rows for form in Form}
+    rows = {form: made_of(form, alice)[1] for form in Form}
     pairs = {
         (row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows["preference"]
     }
@@ -169,8 +181,8 @@ def test_after_a_vote_both_go_on_from_the_better_answer(make_conversation, alice
     assert said == ([] if goes_on is None else [goes_on or left])
 
     vote(turn=then, by=alice, verdict=better(then, 0))
-    made = rows_of(Form.PREFERENCE, list(feedback_of(alice)))
-    assert {row["chosen"][0]["content"] for row in made.rows} >= {"c"}
+    _, rows = made_of(Form.PREFERENCE, alice)
+    assert {row["chosen"][0]["content"] for row in rows} >= {"c"}
 
 
 def test_a_vote_between_answers_to_different_conversations_is_no_pair(make_conversation, alice):
@@ -179,8 +191,8 @@ def test_a_vote_between_answers_to_different_conversations_is_no_pair(make_conve
     conversation.blind = True
     conversation.save()
     voted(conversation, "Two?", "c", "d")
-    made = rows_of(Form.PREFERENCE, list(feedback_of(alice)))
-    assert made.rows == []
+    made, rows = made_of(Form.PREFERENCE, alice)
+    assert rows == []
     assert made.left_out_texts == ["1 vote between answers to different conversations"]
 
 
@@ -204,6 +216,23 @@ def test_a_dataset_of_each_form_is_read_as_that_and_trains_with_a_click(
         in client.get(dataset.get_absolute_url()).content.decode()
     )
     assert client.get(then.address).status_code == 200
+
+
+def test_what_was_said_before_an_answer_is_not_read_with_its_judgement(judged, alice, client):
+    """Each judgement has the whole conversation before it."""
+    client.force_login(alice)
+    turn = f"/api/v1/conversations/{judged.pk}/turns/2/answers/0/thumb/"
+    with CaptureQueriesContext(
+        connection,
+    ) as asked:
+        client.get(f"/playground/{judged.pk}/")
+        client.get(f"/api/v1/conversations/{judged.pk}/")
+        client.get("/api/v1/conversations/feedback/")
+        client.put(turn, {"verdict": ""}, "application/json")
+
+    texts = [query["sql"] for query in asked.captured_queries]
+    assert any("playground_feedback" in text for text in texts)
+    assert not [text for text in texts if '"playground_feedback"."prompt"' in text]
 
 
 def test_made_again_it_is_the_next_version(judged, alice, make_conversation):

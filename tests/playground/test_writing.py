@@ -10,13 +10,14 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 
 from core.web import in_thread
 from playground import writing
+from playground.api import AnswerResponse
 from playground.models import Answer
 from playground.seen import stored_answer_seen
-from playground.services import answer_begin
+from playground.services import answer_begin, answer_end
 from playground.writing import Asked, written
 from serving.answering import AnswerProblem, Data, State
 from serving.targets import Placement
@@ -68,13 +69,15 @@ def said(monkeypatch) -> Callable[..., None]:
 @pytest.fixture
 def answer(make_conversation) -> Answer:
     answer = answer_of(ask(make_conversation(), "One?"), 0)
-    assert answer_begin(answer)
+    answer.writer = answer_begin(answer)
+    assert answer.writer
     return answer
 
 
 def asked(answer: Answer, *, hidden: bool = False) -> Asked:
     placement = Placement("model-1", "/nowhere")
-    return Asked(answer.pk, placement, {"messages": []}, hidden, stored_answer_seen)
+    body: dict[str, Any] = {"messages": []}
+    return Asked(answer.pk, answer.writer, placement, body, hidden, stored_answer_seen)
 
 
 def events(job: Asked, *, leave_after: int | None = None) -> list[tuple[str, Any]]:
@@ -175,15 +178,63 @@ def test_tool_calls_and_reasoning_come_in_pieces(said, answer):
     assert answer.tool_calls == [{"id": "c1", "type": "function", "function": function}]
 
 
+def test_a_stream_that_nobody_begins_to_read_leaves_no_answer_that_is_written_for_ever(
+    said, answer
+):
+    said(READY, chunk("Open "))
+    response = AnswerResponse(asked(answer))
+
+    async def leave() -> None:
+        await response.streaming_content.aclose()
+
+    asyncio.run(leave())
+    response.close()
+    answer.refresh_from_db()
+    assert answer.state == "stopped"
+
+
+def test_who_writes_says_so_all_the_time(said, answer, monkeypatch):
+    monkeypatch.setattr(writing, "BEAT_SECONDS", 0.05)
+    Answer.objects.filter(pk=answer.pk).update(heard_at=None)
+    said(READY, 0.5, chunk("Open "))
+    events(asked(answer))
+    answer.refresh_from_db()
+    assert answer.heard_at is not None
+
+
+@pytest.mark.parametrize(("failures", "name"), [(1, "done"), (9, "failed")])
+def test_a_database_that_is_away_at_the_end_is_asked_again(
+    said, answer, monkeypatch, failures, name
+):
+    monkeypatch.setattr(writing, "TRY_AGAIN_AFTER", 0.01)
+    left = [OperationalError("away")] * failures
+
+    def end(*arguments: Any) -> None:
+        if left:
+            raise left.pop()
+        answer_end(*arguments)
+
+    monkeypatch.setattr(writing, "answer_end", end)
+    said(READY, chunk("Open "))
+    last, told = events(asked(answer))[-1]
+    assert last == name
+    assert name == "done" or told["message"] == writing.NOT_STORED
+
+
 def test_a_blind_stream_tells_the_words_alone(said, answer):
-    said(LOADING, READY, chunk("Open "), USAGE)
+    said(LOADING, READY, chunk("Open "), USAGE, AnswerProblem("Base is gone", code="server_lost"))
     Answer.objects.filter(pk=answer.pk).update(title="Base")
     answer.turn.blind = True
     answer.turn.save()
     text = json.dumps(events(asked(answer, hidden=True)))
     assert "Open " in text
-    for secret in ("model-1", "llama.cpp", "Base", "8192", '"completion_tokens"', '"tokens": 3'):
+    secrets = ("model-1", "llama.cpp", "Base", "8192", '"completion_tokens"', '"tokens": 3', "4 s")
+    for secret in (*secrets, "server_lost"):
         assert secret not in text
+
+    stored = json.dumps(stored_answer_seen(answer.pk))
+    assert writing.HIDDEN_PROBLEM in stored
+    assert "Base" not in stored
 
 
 def test_characters_that_no_database_keeps_are_stored_as_others(said, answer):
