@@ -354,14 +354,14 @@ class Gateway:
                 self.servers.pop((base_key, backend), None)
                 continue
 
-            for key in gone.keys() & server.adapters.keys():
+            for key in gone.keys() & server.adapter_keys:
                 problem = ServeProblem(gone[key], code="cannot_answer", status=409)
                 server.forget(key, problem)
 
     def _loaded_keys(self) -> set[str]:
         keys = {key for pair in self.preparations.running for key in pair if key}
         for server in self.servers.values():
-            keys |= {server.base_key, *server.adapters}
+            keys |= {server.base_key} | server.adapter_keys
 
         return keys
 

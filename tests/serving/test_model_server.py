@@ -1,0 +1,157 @@
+"""Who is answered by which child. The children are stand-ins: what is tested is the line, the choice
+of adapters and what follows from a child that does not load."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from serving.gateway import model_server
+from serving.gateway.child import Child
+from serving.gateway.model_server import ModelServer
+from serving.gateway.prepared import Files
+from serving.gateway.problems import ServeProblem
+from serving.targets import Placement
+
+BASE = Files("llama.cpp", "base.gguf", "mark", size_bytes=1)
+BUSY = ServeProblem("A train has the device.", code="device_busy")
+
+
+class Quick(Child):
+    """Loads at once, unless a broken adapter is on it."""
+
+    broken: set[str] = set()
+    started: list[list[str]] = []
+
+    async def start(self, locks):
+        self.started.append([*self.order.adapters])
+        await asyncio.sleep(0.01)
+        if self.broken & {self.order.files.base, *self.order.adapters}:
+            raise ServeProblem("It cannot be read.", code="not_loaded")
+
+        extras = {key: {} for key in ("", *self.order.adapters)}
+        self.ready = {"url": "", "key": "", "extras": extras, "context": 1, "abilities": []}
+
+    async def end(self):
+        pass
+
+
+class Alone:
+    """A gateway with room for everything."""
+
+    threads = nice = 0
+    refusal: ServeProblem | None = None
+
+    def device_locks(self):
+        if self.refusal is not None:
+            raise self.refusal
+        return []
+
+    async def make_room(self, server, needed_bytes):
+        return ""
+
+    def changed(self):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(model_server, "Child", Quick)
+    monkeypatch.setattr(Quick, "broken", set())
+    monkeypatch.setattr(Quick, "started", [])
+    return Quick
+
+
+def files_of(key: str) -> Files:
+    return replace(BASE, adapter_key=key, adapter=key, adapter_mark=key)
+
+
+async def asked(server, key="", **more):
+    """How it ended: "ready", or the words of a refusal."""
+    try:
+        lease = server.ask(Placement(server.base_key, "base", key, key), files_of(key), **more)
+    except ServeProblem as problem:
+        return problem.message
+
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                event = await lease.events.get()
+                if event["phase"] == "ready":
+                    await asyncio.sleep(0.01)
+                    return "ready"
+                if event["phase"] in ("refused", "lost"):
+                    return event["message"]
+    finally:
+        server.leave(lease)
+
+
+def test_a_broken_adapter_is_told_and_all_others_answer(quick):
+    quick.broken = {"bad"}
+
+    async def ask():
+        server = ModelServer("model-1", "llama.cpp", Alone())
+        keys = ["bad", "", "one", "two", "three", "bad", "one"]
+        together = await asyncio.gather(*(asked(server, key) for key in keys))
+        after = [await asked(server, key) for key in ("", "bad", "four", "")]
+        return dict(zip(keys, together, strict=True)), after
+
+    together, after = asyncio.run(ask())
+    assert together.pop("bad") == "It cannot be read."
+    assert {*together.values()} == {"ready"}
+    assert after == ["ready", "It cannot be read.", "ready", "ready"]
+    # It is left alone for a while.
+    assert sum("bad" in adapters for adapters in quick.started) <= 3
+
+
+def test_a_broken_base_is_left_alone_after_three_times(quick):
+    quick.broken = {BASE.base}
+
+    async def ask():
+        server = ModelServer("model-1", "llama.cpp", Alone())
+        return [await asked(server) for _ in range(4)]
+
+    *first, last = asyncio.run(ask())
+    assert first == ["It cannot be read."] * 3
+    assert "3 times" in last
+    assert len(quick.started) == 3
+
+
+def test_that_a_train_has_the_device_is_no_death(quick):
+    async def ask():
+        house = Alone()
+        house.refusal = BUSY
+        server = ModelServer("model-1", "llama.cpp", house)
+        refused = [await asked(server, "one") for _ in range(4)]
+        house.refusal = None
+        return refused, await asked(server, "one")
+
+    refused, last = asyncio.run(ask())
+    assert refused == [BUSY.message] * 4
+    assert last == "ready"
+
+
+def test_more_adapters_than_a_child_takes_are_all_answered(quick):
+    async def ask():
+        server = ModelServer("model-1", "llama.cpp", Alone())
+        keys = [f"train-{number}" for number in range(20)]
+        return await asyncio.gather(*(asked(server, key) for key in keys))
+
+    assert asyncio.run(ask()) == ["ready"] * 20
+    assert all(len(adapters) <= model_server.MOST_ADAPTERS for adapters in quick.started)
+    assert len(quick.started) <= 4
+
+
+def test_whoever_waits_for_files_that_have_changed_asks_again(quick):
+    async def ask():
+        server = ModelServer("model-1", "llama.cpp", Alone())
+        old = server.ask(Placement("model-1", "base"), BASE)
+        new = server.ask(Placement("model-1", "base"), replace(BASE, base_mark="another"))
+        said = [await old.events.get() for _ in range(2)][-1]
+        while (event := await new.events.get())["phase"] != "ready":
+            pass
+        return said, event
+
+    said, event = asyncio.run(ask())
+    assert (said["phase"], said["message"]) == ("refused", model_server.CHANGED.message)
+    assert event["phase"] == "ready"
