@@ -98,6 +98,11 @@ class Child:
     def pid(self) -> int:
         return self.process.pid if self.process is not None else 0
 
+    @property
+    def parallel(self) -> int:
+        """How many it answers at once."""
+        return int(self.ready.get("parallel", 0)) or self.order.parallel
+
     async def start(self, locks: list[int]) -> None:
         """Start it and wait until it answers. locks: descriptors that it inherits. Raises
         ServeProblem with what it says."""

@@ -259,7 +259,7 @@ class ModelServer:
             child
             for child in self.current
             if self._fits(child, lease.files)
-            and len(child.leases) < child.order.parallel
+            and len(child.leases) < child.parallel
             and reserved.get(child, key) == key
             and (_answers_only(child, key) or not self._shares_weights)
         ]
@@ -625,7 +625,7 @@ class ModelServer:
             "phase": "ready" if self.child is not None else "loading",
             "adapters": list(order.adapters) if order is not None else [],
             "threads": order.threads if order is not None else 0,
-            "parallel": order.parallel * max(1, len(self.current)) if order is not None else 0,
+            "parallel": sum(child.parallel for child in self.current),
             "context": self.child.ready["context"] if self.child is not None else 0,
             "servers": len(self.children),
             "pids": [child.pid for child in self.children],

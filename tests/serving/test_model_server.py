@@ -155,3 +155,16 @@ def test_whoever_waits_for_files_that_have_changed_asks_again(quick):
     said, event = asyncio.run(ask())
     assert (said["phase"], said["message"]) == ("refused", model_server.CHANGED.message)
     assert event["phase"] == "ready"
+
+
+def test_a_child_is_given_as_many_as_it_answers_at_once(quick, monkeypatch):
+    monkeypatch.setattr(Quick, "parallel", 2)
+
+    async def ask():
+        server = ModelServer("model-1", "llama.cpp", Alone())
+        leases = [server.ask(Placement("model-1", "base"), BASE) for _ in range(3)]
+        while not server.current:
+            await asyncio.sleep(0.01)
+        return [lease.told["phase"] for lease in leases]
+
+    assert asyncio.run(ask()) == ["ready", "ready", "waiting"]
