@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from typing import Any
 from django.conf import settings
 
 from core.errors import UserError
-from core.programs import ProgramKilled, ProgramProblem, TimeLimitReached, program_run
+from core.programs import ProgramProblem, ProgramRefusal, program_run
 from core.store import require_disk
 from serving.gateway.problems import ServeProblem
 from serving.targets import Placement
@@ -368,13 +369,13 @@ class Preparations:
             raise ServeProblem(error.message, code=error.code, status=error.status) from error
 
         target.unlink(missing_ok=True)
+        unfinished_remove(target.parent, target.stem)
         what = "adapter" if arguments[0] == "adapter" else "model"
         try:
             self._run("engine.serving.prepare", arguments, placement, f"Preparing the {what}", tell)
-        except (ProgramKilled, TimeLimitReached) as error:
-            raise ServeProblem(str(error), code="not_prepared") from error
         except ProgramProblem as error:
-            if error.passing or self.is_closing:
+            # Only what the converter says of the model itself is kept.
+            if not isinstance(error, ProgramRefusal) or error.passing:
                 raise ServeProblem(str(error), code="not_prepared") from error
 
             target.unlink(missing_ok=True)
@@ -410,6 +411,13 @@ class Preparations:
     def _check_closing(self) -> None:
         if self.is_closing:
             raise ProgramProblem("The gateway ends.", passing=True)
+
+
+def unfinished_remove(folder: Path, stem: str = "*") -> None:
+    """Remove what preparations of `stem` left that were killed."""
+    for path in folder.glob(f".{stem}-*"):
+        logger.info("removing what was left of a preparation: %s", path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def backend_is_best(backend: str) -> bool:
