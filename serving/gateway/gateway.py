@@ -252,19 +252,31 @@ class Gateway:
         never will be."""
         while True:
             others = [
-                other for other in self.servers.values() if other.children and other is not server
+                other
+                for other in self.servers.values()
+                if other is not server and (other.children or other.takes_bytes)
             ]
+            on_gpu = [other for other in others if self._shares_gpu(server, other)]
             is_full = len(others) >= self.facts.models_at_once
-            available = memory_available()
-            if not is_full and available >= needed_bytes:
+            # What is being loaded has not taken its memory yet.
+            available = memory_available() - sum(other.takes_bytes for other in others)
+            if not is_full and not on_gpu and available >= needed_bytes:
+                # At once, before anybody else can be told of the same place.
+                server.takes_bytes = needed_bytes
                 return ""
 
+            is_urgent = server.is_wanted_by_people
             idle = sorted(
-                (other for other in others if other.is_idle), key=lambda other: other.used_at
+                (other for other in on_gpu or others if other.may_be_unloaded(is_urgent)),
+                key=lambda other: other.used_at,
             )
             if idle:
-                await idle[0].unload()
+                await idle[0].unload(with_background=is_urgent)
             elif others:
+                if is_urgent:
+                    for other in on_gpu or others:
+                        other.hold_background()
+
                 return "Waiting for a place: other models are answering"
             else:
                 raise ServeProblem(
@@ -272,6 +284,12 @@ class Gateway:
                     f"{available / 1e9:.1f} GB are free. Ask again when the machine is less busy.",
                     code="no_memory",
                 )
+
+    def _shares_gpu(self, server: ModelServer, other: ModelServer) -> bool:
+        """Whether both would take memory of the GPU, which nobody measures: one at a time then."""
+        from engine.serving.order import LLAMA_CPP
+
+        return self.facts.device_kind != "cpu" and LLAMA_CPP not in (server.backend, other.backend)
 
     def changed(self) -> None:
         """A lease was given back: a place may be free."""

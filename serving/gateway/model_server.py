@@ -36,6 +36,8 @@ DEATHS, DEATH_SECONDS = 3, 60.0
 # An adapter that cannot be loaded is tried again after that.
 BROKEN_SECONDS = 60.0
 MOST_CHILDREN = 3
+# How long people who wait for another model hold back those in the background; they say so again.
+HOLD_SECONDS = 1.0
 # Children of one model that still finish answers.
 MOST_LEAVING = 2
 # How long one that is not the newest may be idle.
@@ -45,6 +47,7 @@ SPARE_BYTES = 400 * 2**20
 SPARE_AGAIN_SECONDS = 5.0
 OTHERS = "Waiting for the end of other answers"
 NO_ROOM = "Waiting for the end of another adapter's answer: there is no memory for both at once"
+PEOPLE_FIRST = "Waiting until people who ask another model are answered"
 CHANGED = ServeProblem("The files of this model have changed. Ask again.", code="server_lost")
 
 logger = logging.getLogger("deepextension.gateway")
@@ -117,7 +120,11 @@ class ModelServer:
         self.last_words = ""
         self.load_seconds: float | None = None
         self.loading: asyncio.Task[None] | None = None
+        # Bytes that what is being loaded will take.
+        self.takes_bytes = 0
         self.no_spare_until = 0.0
+        # Until then, people who want another model go before those in the background.
+        self.background_held_until = 0.0
         self.is_held_back = False
         self.base_mark = ""
         self.used_at = time.monotonic()
@@ -228,6 +235,10 @@ class ModelServer:
                 continue
 
             position += 1
+            if lease.background and self._holds_background:
+                lease.tell(phase="waiting", words=PEOPLE_FIRST, position=position)
+                continue
+
             fitting = [child for child in self.current if self._fits(child, lease.files)]
             if not fitting or self._may_add(lease, fitting):
                 needs_another = True
@@ -252,6 +263,8 @@ class ModelServer:
         is_replaced = self.loading is not None and not self._shares_weights
         if is_replaced or self.is_held_back:
             # Another child waits for the end of the present ones.
+            return None
+        if lease.background and self._holds_background:
             return None
 
         key = lease.key
@@ -337,6 +350,7 @@ class ModelServer:
             self.refuse_waiting(FAULT, unless_fit=True)
         finally:
             self.loading = None
+            self.takes_bytes = 0
 
         self.step()
 
@@ -468,6 +482,27 @@ class ModelServer:
         finally:
             self.is_held_back = False
 
+    # Batches make room for people
+
+    @property
+    def is_wanted_by_people(self) -> bool:
+        return any(not lease.background for lease in self.waiting)
+
+    @property
+    def _holds_background(self) -> bool:
+        return time.monotonic() < self.background_held_until
+
+    def hold_background(self) -> None:
+        """Begin nothing in the background for a moment: people wait for another model's place."""
+        self.background_held_until = time.monotonic() + HOLD_SECONDS
+
+    def may_be_unloaded(self, is_urgent: bool) -> bool:
+        """is_urgent: for people, for whom those who wait here in the background wait longer."""
+        if is_urgent and not self.is_wanted_by_people:
+            return not self.lease_count and self.loading is None and bool(self.children)
+
+        return self.is_idle
+
     def _must_wait(self) -> bool:
         if len(self.leaving) >= MOST_LEAVING:
             return True
@@ -487,6 +522,9 @@ class ModelServer:
     def _first_unfit(self) -> Lease | None:
         """The first in line for whom there is no child, or none that is not busy with others."""
         for lease in self._line():
+            if lease.background and self._holds_background:
+                continue
+
             fitting = [child for child in self.current if self._fits(child, lease.files)]
             if not fitting or self._may_add(lease, fitting):
                 return lease
@@ -636,10 +674,16 @@ class ModelServer:
             "idle_seconds": time.monotonic() - self.used_at if self.is_idle else 0,
         }
 
-    async def unload(self) -> None:
-        """End what is loaded, if nobody needs it."""
-        if self.is_idle:
-            await self._end_present()
+    async def unload(self, *, with_background: bool = False) -> None:
+        """End what is loaded, if nobody needs it. with_background: also where somebody waits in the
+        background, who waits on."""
+        if not self.may_be_unloaded(with_background):
+            return
+
+        if self.waiting:
+            self.hold_background()
+
+        await self._end_present()
 
     async def end(self, problem: ServeProblem) -> None:
         """End everything now; those who are being answered and those who wait are told why."""
