@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from serving.gateway import model_server
-from serving.gateway.child import Child
+from serving.gateway.child import Child, ChildOrder
+from serving.gateway.facts import Facts
+from serving.gateway.gateway import Gateway
 from serving.gateway.model_server import ModelServer
 from serving.gateway.prepared import Files
 from serving.gateway.problems import ServeProblem
@@ -168,3 +170,93 @@ def test_a_child_is_given_as_many_as_it_answers_at_once(quick, monkeypatch):
         return [lease.told["phase"] for lease in leases]
 
     assert asyncio.run(ask()) == ["ready", "ready", "waiting"]
+
+
+@pytest.fixture
+def gateway(settings, tmp_path, monkeypatch):
+    settings.HOME = tmp_path
+    monkeypatch.setattr(model_server, "HOLD_SECONDS", 0.3)
+    return Gateway(
+        read_facts=Facts,
+        find_gone=lambda keys: {},
+        tell_answers=lambda facts, is_loaded: None,
+        clean=lambda loaded: None,
+    )
+
+
+def servers_of(gateway, *names, backend="llama.cpp"):
+    servers = [ModelServer(name, backend, gateway) for name in names]
+    gateway.servers |= {(server.base_key, backend): server for server in servers}
+    return servers
+
+
+async def both_asked(servers):
+    """How many are loaded once both have been answered."""
+    answers = await asyncio.gather(*(asked(server) for server in servers))
+    assert answers == ["ready", "ready"]
+    return sum(bool(server.children) for server in servers)
+
+
+@pytest.mark.parametrize(
+    ("facts", "backend", "most"),
+    [
+        ({"models_at_once": 1}, "llama.cpp", 1),
+        ({"models_at_once": 2}, "llama.cpp", 2),
+        ({"models_at_once": 2, "device_kind": "cuda"}, "llama.cpp", 2),
+        ({"models_at_once": 2, "device_kind": "cuda"}, "vllm", 1),
+    ],
+)
+def test_two_that_are_asked_at_once_take_one_place_each(quick, gateway, facts, backend, most):
+    async def ask():
+        gateway.facts = Facts(**facts)
+        return await both_asked(servers_of(gateway, "one", "two", backend=backend))
+
+    assert asyncio.run(ask()) == most
+
+
+def test_what_is_being_loaded_is_counted_with_the_memory_it_will_take(quick, gateway, monkeypatch):
+    needed = model_server._memory_needed(ChildOrder(BASE))
+    monkeypatch.setattr("serving.gateway.gateway.memory_available", lambda: int(needed * 1.5))
+
+    async def ask():
+        first, second = servers_of(gateway, "one", "two")
+        told = await gateway.make_room(first, needed), await gateway.make_room(second, needed)
+        return told
+
+    first, second = asyncio.run(ask())
+    assert first == ""
+    assert "Waiting" in second
+
+
+def test_people_who_ask_another_model_do_not_wait_for_the_end_of_a_batch(quick, gateway):
+    async def ask():
+        gateway.facts = Facts(models_at_once=1)
+        first, second = servers_of(gateway, "one", "two")
+
+        async def batch():
+            while True:
+                assert await asked(first, background=True) == "ready"
+
+        running = [asyncio.create_task(batch()) for _ in range(3)]
+        stepping = asyncio.create_task(step_often(first))
+        while not first.children:
+            await asyncio.sleep(0.01)
+        answer = await asyncio.wait_for(asked(second), 5)
+
+        # And then it goes on.
+        count = len(quick.started)
+        async with asyncio.timeout(5):
+            while len(quick.started) == count:
+                await asyncio.sleep(0.01)
+        for task in (*running, stepping):
+            task.cancel()
+        return answer
+
+    assert asyncio.run(ask()) == "ready"
+
+
+async def step_often(server):
+    """As the gateway's house-keeping does."""
+    while True:
+        await asyncio.sleep(0.05)
+        server.step()
