@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +93,7 @@ class Child:
         self.used_at = time.monotonic()
         self.log = settings.HOME / "logs" / f"serving-{name}.log"
         self.tasks: list[asyncio.Task[None]] = []
+        self.ending: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -235,12 +236,17 @@ class Child:
             # It has ended, which another task sees, or has closed a connection.
             return True
 
-    async def end(self) -> None:
-        """End it, whatever it does."""
+    def end(self) -> asyncio.Future[None]:
+        """End it, whatever it does, and even where nobody waits for that any more."""
+        if self.ending is None:
+            self.ending = background(self._end())
+
+        return asyncio.shield(self.ending)
+
+    async def _end(self) -> None:
         self.is_ending = True
         for task in self.tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
+            task.cancel()
 
         process = self.process
         if process is None:
@@ -283,6 +289,23 @@ def _pipes_close(process: asyncio.subprocess.Process) -> None:
     """At once: asyncio itself waits for a loop that may end before."""
     transport: asyncio.SubprocessTransport = process._transport  # type: ignore[attr-defined]
     transport.close()
+
+
+_tasks: set[asyncio.Task[Any]] = set()
+
+
+def background(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """What goes on until background_end at least."""
+    task = asyncio.create_task(coroutine)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    return task
+
+
+async def background_end() -> None:
+    """Wait for what is being ended."""
+    while _tasks:
+        await asyncio.gather(*_tasks, return_exceptions=True)
 
 
 def work_done(pid: int) -> tuple[str, ...]:

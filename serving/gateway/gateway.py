@@ -16,9 +16,10 @@ from typing import Any
 
 from core.memory import memory_available
 from jobs.devices.sharing import shared_sides
+from serving.gateway.child import background, background_end
 from serving.gateway.facts import Facts, answers_tell, facts_read, keys_gone
 from serving.gateway.leftovers import leftovers_remove, mark_used
-from serving.gateway.model_server import Event, Lease, ModelServer, background, background_end
+from serving.gateway.model_server import Event, Lease, ModelServer
 from serving.gateway.prepared import Preparations, serving_folder
 from serving.gateway.problems import FAULT, ServeProblem
 from serving.targets import Placement

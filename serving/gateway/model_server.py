@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from core.memory import memory_available
-from serving.gateway.child import Child, ChildOrder
+from serving.gateway.child import Child, ChildOrder, background
 from serving.gateway.prepared import Files
 from serving.gateway.problems import FAULT, ServeProblem
 from serving.targets import Placement
@@ -335,7 +335,7 @@ class ModelServer:
         for child in list(self.leaving):
             if not child.leases:
                 self.leaving.discard(child)
-                background(child.end())
+                child.end()
 
     # Loading
 
@@ -690,16 +690,17 @@ class ModelServer:
         self.refuse_waiting(problem)
         children, self.current = self.children, []
         self.leaving.clear()
+        for child in children:
+            _lose(child, problem)
+
+        endings = [child.end() for child in children]
         if self.loading is not None:
             self.loading.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await self.loading
             self.loading = None
 
-        for child in children:
-            _lose(child, problem)
-
-        await asyncio.gather(*(child.end() for child in children))
+        await asyncio.gather(*endings)
 
 
 def _answers_only(child: Child, key: str) -> bool:
@@ -721,17 +722,3 @@ def _memory_needed(order: ChildOrder) -> int:
         return int(size * 1.1) + 300 * 2**20
 
     return int(size * 1.3) + 800 * 2**20
-
-
-_tasks: set[asyncio.Task[Any]] = set()
-
-
-def background(coroutine: Any) -> None:
-    task = asyncio.create_task(coroutine)
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
-
-
-async def background_end() -> None:
-    """Wait for the children that are being ended."""
-    await asyncio.gather(*_tasks, return_exceptions=True)

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from engine.publish.older import json_change
 from serving import leases
 from serving.gateway import gateway
 from serving.gateway.app import app_run
@@ -126,7 +128,14 @@ def unknown(tiny_folder) -> Placement:
     folder = tiny_folder / "unknown"
     if not folder.is_dir():
         tiny_model(folder)
+        json_change(folder / "tokenizer.json", spaced)
     return Placement("model-3", str(folder), size_bytes=1_000_000)
+
+
+def spaced(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """With a space in front of each text."""
+    pre_tokenizer = tokenizer["pre_tokenizer"] | {"add_prefix_space": True}
+    return tokenizer | {"pre_tokenizer": pre_tokenizer}
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ QUESTION = {
     "messages": [{"role": "user", "content": "What colour is the sky?"}],
     "max_tokens": 12,
     "temperature": 0,
+    # The end of a sequence: answers of random weights would end anywhere.
+    "logit_bias": {"1": -100},
 }
 LONG = {"max_tokens": 400}
 
