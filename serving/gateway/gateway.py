@@ -85,12 +85,18 @@ class Gateway:
     # Leases
 
     async def lease(
-        self, placement: Placement, *, load: bool = True, background: bool = False
+        self,
+        placement: Placement,
+        *,
+        load: bool = True,
+        background: bool = False,
+        answers: bool = True,
     ) -> AsyncGenerator[Event, None]:
         """What happens until somebody may ask the model server of `placement`, then "ready", and
         "lost" where that ends before they have left. Closing it gives the lease back.
 
-        load: whether the model is loaded for it. background: whether all others pass."""
+        load: whether the model is loaded for it. background: whether all others pass. answers:
+        whether trains wait for it where answers go first."""
         try:
             if time.monotonic() - self.facts_at > FRESH_SECONDS:
                 await self._facts_refresh()
@@ -100,7 +106,7 @@ class Gateway:
                 raise NOT_LOADED
 
             server, lease = None, None
-            async for event in self._prepared(placement, background):
+            async for event in self._prepared(placement, background, answers):
                 if isinstance(event, dict):
                     yield event
                 else:
@@ -125,7 +131,7 @@ class Gateway:
             server.leave(lease)
 
     async def _prepared(
-        self, placement: Placement, background: bool
+        self, placement: Placement, background: bool, answers: bool
     ) -> AsyncGenerator[Event | tuple[ModelServer, Lease], None]:
         """Events until the files of `placement` are there, then its server and a place in line.
         Raises ServeProblem."""
@@ -157,7 +163,7 @@ class Gateway:
         if server is None or server.closed is not None:
             server = self.servers[key] = ModelServer(*key, self)
 
-        yield server, server.ask(placement, files, background=background)
+        yield server, server.ask(placement, files, background=background, answers=answers)
 
     async def loaded_context(self, placement: Placement) -> int:
         """Tokens of one conversation of what has it loaded now; 0 where nothing has."""
@@ -186,7 +192,7 @@ class Gateway:
             task.add_done_callback(lambda _: self.warming.pop(placement, None))
 
     async def _warm(self, placement: Placement) -> None:
-        async with aclosing(self.lease(placement)) as events:
+        async with aclosing(self.lease(placement, answers=False)) as events:
             async for event in events:
                 if event["phase"] == "ready":
                     return
@@ -330,11 +336,9 @@ class Gateway:
         """Leave the device to trains where the rule says so."""
         loaded = [server for server in self.servers.values() if server.children or server.coming]
         now = time.monotonic()
-        used = [server for server in loaded if not server.is_idle]
-        recently = used or [
-            server for server in loaded if now - server.used_at < self.facts.idle_seconds
-        ]
-        await self._in_thread(self.tell_answers, self.facts, bool(recently))
+        since = now - self.facts.idle_seconds
+        is_asked = any(server.is_answering or server.answered_at > since for server in loaded)
+        await self._in_thread(self.tell_answers, self.facts, is_asked)
 
         if not self.facts.refusal:
             self.refused_since = None

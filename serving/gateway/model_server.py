@@ -57,12 +57,13 @@ Event = dict[str, Any]
 
 @dataclass(eq=False)
 class Lease:
-    """Somebody who wants an answer. background: whether all others pass. events: what they are
-    told; after "lost" or "refused" there are none."""
+    """Somebody who wants an answer. background: whether all others pass. answers: whether they do
+    not only count or load. events: what they are told; after "lost" or "refused" there are none."""
 
     placement: Placement
     files: Files
     background: bool = False
+    answers: bool = True
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     child: Child | None = None
     told: Event = field(default_factory=dict)
@@ -77,6 +78,10 @@ class Lease:
     def key(self) -> str:
         """Of its adapter, "" for the base alone."""
         return self.placement.adapter_key
+
+    @property
+    def is_persons_answer(self) -> bool:
+        return self.answers and not self.background
 
     def refuse(self, problem: ServeProblem, phase: str = "refused") -> None:
         self.tell(phase=phase, message=problem.message, code=problem.code, status=problem.status)
@@ -128,12 +133,21 @@ class ModelServer:
         self.is_held_back = False
         self.base_mark = ""
         self.used_at = time.monotonic()
+        # When somebody had an answer for whom trains wait where answers go first.
+        self.answered_at = float("-inf")
         # Nobody may be answered any more: its model is gone, or the gateway ends.
         self.closed: ServeProblem | None = None
 
     # Who wants an answer
 
-    def ask(self, placement: Placement, files: Files, *, background: bool = False) -> Lease:
+    def ask(
+        self,
+        placement: Placement,
+        files: Files,
+        *,
+        background: bool = False,
+        answers: bool = True,
+    ) -> Lease:
         """A place in line. Raises ServeProblem where nobody is answered."""
         if self.closed is not None:
             raise self.closed
@@ -144,7 +158,7 @@ class ModelServer:
 
         self._deaths_check()
         self._broken_check(files)
-        lease = Lease(placement, files, background)
+        lease = Lease(placement, files, background, answers)
         if files.base_mark != self.base_mark:
             self.base_mark = files.base_mark
             self._outdated_refuse()
@@ -168,6 +182,8 @@ class ModelServer:
         if child is not None:
             child.leases.discard(lease)
             child.used_at = self.used_at = time.monotonic()
+            if lease.is_persons_answer:
+                self.answered_at = self.used_at
 
         self.step()
         self.house.changed()
@@ -498,10 +514,9 @@ class ModelServer:
 
     def may_be_unloaded(self, is_urgent: bool) -> bool:
         """is_urgent: for people, for whom those who wait here in the background wait longer."""
-        if is_urgent and not self.is_wanted_by_people:
-            return not self.lease_count and self.loading is None and bool(self.children)
-
-        return self.is_idle
+        is_wanted = self.is_wanted_by_people if is_urgent else bool(self.waiting)
+        is_used = is_wanted or self.lease_count > 0 or self.loading is not None
+        return bool(self.current) and not is_used
 
     def _must_wait(self) -> bool:
         if len(self.leaving) >= MOST_LEAVING:
@@ -640,6 +655,12 @@ class ModelServer:
     @property
     def lease_count(self) -> int:
         return sum(len(child.leases) for child in self.children)
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether people are being answered, or wait for it."""
+        granted = (lease for child in self.children for lease in child.leases)
+        return any(lease.is_persons_answer for lease in (*self.waiting, *granted))
 
     @property
     def is_idle(self) -> bool:

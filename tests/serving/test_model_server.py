@@ -34,7 +34,7 @@ class Quick(Child):
         extras = {key: {} for key in ("", *self.order.adapters)}
         self.ready = {"url": "", "key": "", "extras": extras, "context": 1, "abilities": []}
 
-    async def end(self):
+    async def _end(self):
         pass
 
 
@@ -220,12 +220,11 @@ def test_what_is_being_loaded_is_counted_with_the_memory_it_will_take(quick, gat
 
     async def ask():
         first, second = servers_of(gateway, "one", "two")
-        told = await gateway.make_room(first, needed), await gateway.make_room(second, needed)
-        return told
+        return await gateway.make_room(first, needed), await gateway.make_room(second, needed)
 
-    first, second = asyncio.run(ask())
-    assert first == ""
-    assert "Waiting" in second
+    first_told, second_told = asyncio.run(ask())
+    assert first_told == ""
+    assert "Waiting" in second_told
 
 
 def test_people_who_ask_another_model_do_not_wait_for_the_end_of_a_batch(quick, gateway):
@@ -260,3 +259,24 @@ async def step_often(server):
     while True:
         await asyncio.sleep(0.05)
         server.step()
+
+
+@pytest.mark.parametrize(
+    ("more", "is_told"),
+    [({}, True), ({"background": True}, False), ({"answers": False}, False)],
+)
+def test_trains_wait_for_answers_to_people_alone(quick, gateway, more, is_told):
+    told = []
+    gateway.tell_answers = lambda facts, is_asked: told.append(is_asked)
+
+    async def ask():
+        (server,) = servers_of(gateway, "one")
+        lease = server.ask(Placement("one", "base"), BASE, **more)
+        while lease.told.get("phase") != "ready":
+            await asyncio.sleep(0.01)
+        await gateway._obey_rule()
+        server.leave(lease)
+        await gateway._obey_rule()
+
+    asyncio.run(ask())
+    assert told == [is_told, is_told]
