@@ -214,3 +214,15 @@ def test_what_is_archived_or_deleted_is_gone(alice):
 
     type(world.model).objects.update(archived_at="2026-01-01T00:00Z")
     assert set(keys_gone(keys)) == {*keys} - {f"train-{NUMBER}"}
+
+
+def test_a_train_that_waits_for_the_device_can_be_stopped(db):
+    """It need not wait out the time that model servers have to leave."""
+    DevicePolicy(rule=Rule.TRAINS).save()
+    sides = shared_sides("cpu")
+    assert sides
+    asked = iter([False, True])
+    with device_for_train("cpu", "cpu", lambda: next(asked)):
+        assert next(asked, None) is None
+    for side in sides:
+        os.close(side)
