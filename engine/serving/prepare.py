@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _problem(error: Exception) -> tuple[str, bool]:
     """(why, for people; whether it says nothing about the model, and may go well later)."""
-    if isinstance(error, OSError):
+    # Those of transformers about a model's files have no number.
+    if isinstance(error, OSError) and error.errno is not None:
         is_full = error.errno == errno.ENOSPC
         return ("The disk is full." if is_full else f"A file failed: {reason(error)}"), True
     if isinstance(error, OutOfMemory):
