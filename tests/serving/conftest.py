@@ -81,7 +81,8 @@ async def closing(coroutine):
 def tiny_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="deepextension-serving-") as folder:
         sentencepiece_model(Path(folder) / "tiny", "gemma2", query_pre_attn_scalar=8)
-        torch.manual_seed(7)
+        # With others, random weights answer with halves of characters, which llama.cpp holds back.
+        torch.manual_seed(6)
         adapter_made(Path(folder) / "tiny", Path(folder) / "adapter")
         yield Path(folder)
 

@@ -33,8 +33,6 @@ QUESTION = {
     "messages": [{"role": "user", "content": "What colour is the sky?"}],
     "max_tokens": 12,
     "temperature": 0,
-    # The end of a sequence: answers of random weights would end anywhere.
-    "logit_bias": {"1": -100},
 }
 LONG = {"max_tokens": 400}
 
@@ -102,9 +100,7 @@ async def measured(placement):
     """How sure it was of each token of its answer."""
     reply = await answer(placement, CHAT, QUESTION | {"logprobs": True})
     assert reply["model"] == QUESTION["model"]
-    # One that ends at once has none.
-    told = reply["choices"][0].get("logprobs") or {"content": []}
-    return [token["logprob"] for token in told["content"]]
+    return [token["logprob"] for token in reply["choices"][0]["logprobs"]["content"]]
 
 
 def test_base_and_adapter_share_a_server(house, base, tuned):
