@@ -55,6 +55,10 @@ class ProgramProblem(Exception):
         self.passing = passing
 
 
+class ProgramRefusal(ProgramProblem):
+    """The program itself says why: it ran, and found something wrong."""
+
+
 class TimeLimitReached(ProgramProblem):
     """The program ran for longer than it may."""
 
@@ -85,8 +89,8 @@ def program_run(
     work: what the program does, as the beginning of a sentence about its failure. nice: by how much
     its priority is lower, 19 at most.
 
-    Raises ProgramProblem with the program's own "error" or with the limit that it reached,
-    TimeLimitReached with `too_long` after `seconds`, and ProgramKilled.
+    Raises ProgramRefusal with the program's own "error", TimeLimitReached with `too_long` after
+    `seconds`, ProgramKilled, and ProgramProblem for any other end.
     """
     program = subprocess.Popen(  # noqa: S603 - a list of our own, no shell
         [sys.executable, "-m", module, *arguments],
@@ -122,7 +126,7 @@ def program_run(
     if isinstance(last.get("done"), dict):
         return dict(last["done"])
     if "error" in last:
-        raise ProgramProblem(str(last["error"]), passing=bool(last.get("passing")))
+        raise ProgramRefusal(str(last["error"]), passing=bool(last.get("passing")))
 
     logger.error("%s ended with %s: %s", module, code, output.stderr_text)
     if code in KILLED:

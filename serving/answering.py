@@ -3,6 +3,7 @@ server the answer. Everything here runs on the event loop and asks no database."
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -31,7 +32,10 @@ _WORDS = """
     seed n logprobs top_logprobs logit_bias tools tool_choice parallel_tool_calls response_format
     json_schema echo suffix user input encoding_format dimensions add_generation_prompt
     chat_template_kwargs reasoning_effort content add_special parse_special with_pieces
+    rendered
 """
+# Others would wait while more than this is read as JSON.
+LONG_BYTES = 1 << 18
 FIELDS = frozenset(_WORDS.split())
 LOST = "The model server ended in the middle of the answer. Ask again."
 
@@ -151,24 +155,51 @@ async def prompt_pieces(
 
     load: whether the model is loaded for it; else AnswerProblem "not_loaded" where it is not."""
     async with _served(placement, load=load, marks=True) as server:
-        conversation: dict[str, Any] = {"messages": messages, "add_generation_prompt": True}
-        if tools:
-            conversation["tools"] = tools
+        tokens = await _prompt_tokens(server, messages, tools, with_pieces=True)
+        return await asyncio.to_thread(_pieces, tokens, set(server.ready["marks"]))
 
-        rendered = await server.post("/apply-template", conversation)
-        told = await server.post(
-            "/tokenize",
-            {
-                "content": rendered["prompt"],
-                "add_special": True,
-                "parse_special": True,
-                "with_pieces": True,
-            },
-        )
-        marks = set(server.ready["marks"])
-        tokens = [(int(token["id"]), _text(token["piece"])) for token in told["tokens"]]
 
-        return [Piece(number, text, number in marks) for number, text in tokens]
+async def prompt_count(
+    placement: Placement,
+    messages: list[dict[str, Any]],
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    load: bool = False,
+) -> int:
+    """How many tokens prompt_pieces would tell."""
+    async with _served(placement, load=load, answers=False) as server:
+        return len(await _prompt_tokens(server, messages, tools, with_pieces=False))
+
+
+async def _prompt_tokens(
+    server: Server,
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    *,
+    with_pieces: bool,
+) -> list[Any]:
+    conversation: dict[str, Any] = {"messages": messages, "add_generation_prompt": True}
+    if tools:
+        conversation["tools"] = tools
+
+    rendered = await server.post("/apply-template", conversation)
+    told = await server.post(
+        "/tokenize",
+        {
+            "content": rendered["prompt"],
+            "add_special": True,
+            "parse_special": True,
+            "with_pieces": with_pieces,
+            "rendered": True,
+        },
+    )
+    tokens: list[Any] = told["tokens"]
+    return tokens
+
+
+def _pieces(tokens: list[dict[str, Any]], marks: set[int]) -> list[Piece]:
+    found = [(int(token["id"]), _text(token["piece"])) for token in tokens]
+    return [Piece(number, text, number in marks) for number, text in found]
 
 
 def _text(piece: str | list[int]) -> str:
@@ -189,11 +220,18 @@ async def warm(placement: Placement) -> None:
 
 @asynccontextmanager
 async def _leased(
-    placement: Placement, *, load: bool = True, background: bool = False, marks: bool = False
+    placement: Placement,
+    *,
+    load: bool = True,
+    background: bool = False,
+    marks: bool = False,
+    answers: bool = True,
 ) -> AsyncIterator[Lease]:
     """Raises AnswerProblem where the gateway is not there."""
     try:
-        async with lease(placement, load=load, background=background, marks=marks) as leased:
+        async with lease(
+            placement, load=load, background=background, marks=marks, answers=answers
+        ) as leased:
             yield leased
     except GatewayGone as error:
         raise _gone() from error
@@ -206,10 +244,13 @@ async def _served(
     load: bool = True,
     background: bool = False,
     marks: bool = False,
+    answers: bool = True,
     on_state: Callable[[State], None] = lambda state: None,
 ) -> AsyncIterator[Server]:
     """The server, once it answers. Raises AnswerProblem."""
-    leasing = _leased(placement, load=load, background=background, marks=marks)
+    leasing = _leased(
+        placement, load=load, background=background, marks=marks, answers=answers and not marks
+    )
     async with leasing as leased:
         ready: Event = {}
         async with aclosing(_states(leased)) as states:
@@ -294,7 +335,12 @@ class Server:
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         async with self.asked(path, body) as response:
             try:
-                reply: dict[str, Any] = json.loads(await response.read())
+                content = await response.read()
+                reply: dict[str, Any] = (
+                    json.loads(content)
+                    if len(content) < LONG_BYTES
+                    else await asyncio.to_thread(json.loads, content)
+                )
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise await self._lost() from error
 

@@ -106,10 +106,16 @@ class Lease:
 
 @asynccontextmanager
 async def lease(
-    placement: Placement, *, load: bool = True, background: bool = False, marks: bool = False
+    placement: Placement,
+    *,
+    load: bool = True,
+    background: bool = False,
+    marks: bool = False,
+    answers: bool = True,
 ) -> AsyncIterator[Lease]:
-    """One of that placement, given back at the end however that comes. Raises GatewayGone."""
-    query = f"load={int(load)}&background={int(background)}&marks={int(marks)}"
+    """One of that placement, given back at the end however that comes. answers: whether somebody
+    is answered by it, and does not only count. Raises GatewayGone."""
+    query = f"load={load:d}&background={background:d}&marks={marks:d}&answers={answers:d}"
     url = f"http://gateway/lease?{query}"
     try:
         response = await gateway_session().post(url, json=placement.to_json())

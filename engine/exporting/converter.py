@@ -24,6 +24,8 @@ ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "OMP_NUM_THREADS", "LD_LIBRAR
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 # Lines of its output that are kept for the reason of a failure.
 LINES_KEPT = 40
+# How Python, C++ and PyTorch say that an allocation was refused.
+MEMORY_SIGNS = ("MemoryError", "bad_alloc", "allocate memory")
 
 UNKNOWN_TOKENIZER = (
     "llama.cpp does not know how this model's tokenizer splits a text, so the file would turn text "
@@ -34,6 +36,10 @@ UNKNOWN_ARCHITECTURE = (
     "llama.cpp does not know this architecture ({reason}). Export as Safetensors, or train on "
     "another base model, such as Llama, Qwen, Mistral or Gemma."
 )
+
+
+class OutOfMemory(Refused):
+    """It needed more than there was, which says nothing about the model."""
 
 
 def convert(program: str, arguments: list[str], on_progress: OnProgress) -> None:
@@ -94,7 +100,7 @@ def _failure(lines: list[str], code: int) -> Exception:
         return Refused(UNKNOWN_ARCHITECTURE.format(reason=found[1] or found[2]))
     if found := re.search(r"Can not map tensor '([^']+)'", text):
         return Refused(UNKNOWN_ARCHITECTURE.format(reason=f"it has no place for {found[1]}"))
-    if code == -signal.SIGKILL or "MemoryError" in last:
-        return Refused("llama.cpp's converter ran out of memory.")
+    if code == -signal.SIGKILL or any(sign in text for sign in MEMORY_SIGNS):
+        return OutOfMemory("llama.cpp's converter ran out of memory.")
 
     return Refused(f"llama.cpp's converter refuses this model: {last}")

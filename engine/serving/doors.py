@@ -67,8 +67,10 @@ class Doors:
     async def tokenize(self, request: web.Request) -> web.StreamResponse:
         asked = request_read(TokenizeRequest, await body_read(request))
         voice = self.voice(asked.adapter)
+        # As in answers, where the template alone says how a conversation begins.
+        begins = asked.add_special and not asked.rendered
         ids = await asyncio.to_thread(
-            voice.ids, asked.content, begins=asked.add_special, marks=asked.parse_special
+            voice.ids, asked.content, begins=begins, marks=asked.parse_special
         )
         if not asked.with_pieces:
             return web.json_response({"tokens": ids})

@@ -20,6 +20,8 @@ from engine.serving.order import Adapter, Ready, ServeOrder
 CACHE_SHARE = 1 / 16
 # Of fewer nobody has use.
 LEAST_CONTEXT = 512
+# Where memory is short, fewer are answered at once rather than shorter conversations than this.
+USEFUL_CONTEXT = 4096
 # Bytes of a number in the KV cache: it is of type f16.
 NUMBER_BYTES = 2
 # What answering may take beyond what is taken once the model is loaded. llama.cpp writes a JSON
@@ -41,10 +43,16 @@ RUNNING: list[Any] = []
 
 @dataclass(frozen=True)
 class Cache:
-    """context: tokens of one conversation. pool: tokens of all together, at least as many."""
+    """context: tokens of one conversation. parallel: conversations at once."""
 
     context: int
-    pool: int
+    parallel: int
+
+    @property
+    def pool(self) -> int:
+        """Tokens of all together. Never fewer than they have at their longest: llama.cpp ends all
+        answers once it is full."""
+        return self.context * self.parallel
 
 
 def start(order: ServeOrder) -> Ready:
@@ -73,7 +81,8 @@ def start(order: ServeOrder) -> Ready:
         context=cache.context,
         extras=extras_of(order.adapters),
         abilities=abilities,
-        most_choices=order.parallel,
+        most_choices=cache.parallel,
+        parallel=cache.parallel,
         marks=[number for number, kind in enumerate(facts.get(TYPES_KEY, [])) if kind == CONTROL],
     )
 
@@ -94,18 +103,14 @@ def _facts_read(file: Path) -> dict[str, list[int]]:
 
 
 def cache_plan(order: ServeOrder, facts: dict[str, list[int]], budget: int) -> Cache:
-    """How long conversations can be. facts: integers of the file's metadata. budget: bytes that the
-    KV cache may take.
-
-    All conversations share one pool, so that a long one has room while the others are short. The
-    pool holds all of them at their longest where the budget allows that."""
+    """How long conversations can be, and how many there are at once. facts: integers of the file's
+    metadata. budget: bytes that the KV cache may take."""
     trained = _number(facts, "context_length") or LEAST_CONTEXT
     room = max(LEAST_CONTEXT, budget // max(1, _token_bytes(facts)))
-    wanted = order.context or min(trained, room)
+    wanted = order.context or max(room // order.parallel, min(room, USEFUL_CONTEXT))
     context = min(trained, wanted)
-    pool = max(context, min(order.parallel * context, room))
 
-    return Cache(context, pool)
+    return Cache(context, max(1, min(order.parallel, room // context)))
 
 
 def _token_bytes(facts: dict[str, list[int]]) -> int:
@@ -137,7 +142,7 @@ def _params(order: ServeOrder, cache: Cache, key: str, *, is_pooled: bool) -> An
     # Answers would name the file else.
     params.model_alias = {"model"}
     params.n_ctx = cache.pool
-    params.n_parallel = order.parallel
+    params.n_parallel = cache.parallel
     params.kv_unified = True
     params.kv_unified_per_slot = cache.context
     params.fit_params = False

@@ -58,8 +58,9 @@ class Ready:
     conversation. extras: of each adapter's key, and "" for the base alone, the fields that a
     request must have: {"lora": [{"id": 0, "scale": 1.0}, …]}. abilities: those of "tools",
     "json_schema", "json_object", "logprobs", "n", "min_p", "penalties", "seed", "embeddings" that
-    it has. most_choices: the largest `n` of a request. marks: ids of the tokens that are marks of
-    a template and no text."""
+    it has. most_choices: the largest `n` of a request. parallel: conversations that it answers at
+    once; 0 for as many as the order says. marks: ids of the tokens that are marks of a template and
+    no text."""
 
     url: str
     key: str
@@ -67,4 +68,5 @@ class Ready:
     extras: dict[str, dict[str, object]]
     abilities: list[str]
     most_choices: int = 1
+    parallel: int = 0
     marks: list[int] = field(default_factory=list)

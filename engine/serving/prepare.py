@@ -7,8 +7,8 @@ The weights of a base are in f16, and in bf16 where some are too large for that.
 without a chat template gets the one by which it would be trained.
 
 Prints JSON lines: {"bytes": what it takes on the disk at most}, {"progress": 0..1} as it goes, and
-last {"done": {"type"}} or {"error": "what is wrong, in words for people"}. OUT appears whole or not
-at all."""
+last {"done": {"type"}} or {"error": "what is wrong, in words for people", "passing": whether it may
+go well later}. OUT appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import argparse
 import errno
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch
 from safetensors import safe_open
 
 from engine.chat.render import PLAIN_TEMPLATE, tokenizer_load
+from engine.exporting.converter import MEMORY_SIGNS, OutOfMemory
 from engine.exporting.gguf import (
     gguf_adapter_bytes,
     gguf_adapter_write,
@@ -32,7 +34,7 @@ from engine.exporting.gguf import (
     gguf_write,
 )
 from engine.exporting.request import ExportRequest, OnProgress
-from engine.loading.architecture import Refused
+from engine.loading.architecture import Refused, reason
 from engine.messages.failures import TrainError
 from engine.models.inspect import ModelProblem, weight_files
 from engine.proof.report import say
@@ -53,21 +55,32 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             adapter_prepare(options.source, options.base, options.out, on_progress)
             kind = ADAPTER_TYPE
-    except (Refused, ModelProblem) as error:
-        say(error=str(error))
-        return 1
-    except TrainError as error:
-        say(error=f"{error.message} {error.advice}")
-        return 1
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-
-        say(error="The disk is full.")
+    except Exception as error:
+        traceback.print_exc()
+        text, is_passing = _problem(error)
+        say(error=text, passing=is_passing)
         return 1
 
     say(done={"type": kind})
     return 0
+
+
+def _problem(error: Exception) -> tuple[str, bool]:
+    """(why, for people; whether it says nothing about the model, and may go well later)."""
+    # Those of transformers about a model's files have no number.
+    if isinstance(error, OSError) and error.errno is not None:
+        is_full = error.errno == errno.ENOSPC
+        return ("The disk is full." if is_full else f"A file failed: {reason(error)}"), True
+    if isinstance(error, OutOfMemory):
+        return str(error), True
+    if isinstance(error, Refused | ModelProblem):
+        return str(error), False
+    if isinstance(error, TrainError):
+        return f"{error.message} {error.advice}", False
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in MEMORY_SIGNS):
+        return "It needed more memory than it may use.", True
+
+    return f"It cannot be written for llama.cpp: {reason(error)}", False
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -124,6 +124,8 @@ class TokenizeRequest(BaseModel):
     add_special: bool = False
     parse_special: bool = True
     with_pieces: bool = False
+    # Whether the text is a conversation as the chat template wrote it, first token included.
+    rendered: bool = False
     adapter: str = ""
 
 

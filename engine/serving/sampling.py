@@ -30,6 +30,10 @@ class Sampling:
     top_logprobs: int | None = None
 
 
+# Below this the likeliest token is all but certain, and logits divided by it are no numbers.
+LEAST_TEMPERATURE = 1e-5
+
+
 class Sampler:
     """Chooses the tokens of one answer. llama.cpp's order: penalties, top-k, top-p, min-p, and the
     temperature last."""
@@ -48,7 +52,7 @@ class Sampler:
     def choose(self, logits: torch.Tensor) -> int:
         """logits: (vocabulary,) in fp32, of which a copy is changed."""
         logits = self._penalised(logits.clone())
-        is_greedy = self.sampling.temperature <= 0
+        is_greedy = self.sampling.temperature < LEAST_TEMPERATURE
         token = int(logits.argmax()) if is_greedy else self._drawn(logits)
 
         self.known.add(token)

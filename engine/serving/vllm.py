@@ -38,6 +38,8 @@ PARSERS = {"<tool_call>": "hermes", "[TOOL_CALLS]": "mistral"}
 # A large model, compiled and captured.
 START_SECONDS = 1800
 USUAL_CONTEXT = 2048
+# Of the GPU's memory, for weights and KV cache. The gateway has one such server at a time.
+GPU_SHARE = "0.85"
 
 
 def start(order: ServeOrder) -> Ready:
@@ -75,6 +77,7 @@ def arguments_of(order: ServeOrder, port: int, parser: str) -> list[str]:
     # Not what the model's own files say of temperature and the like.
     arguments += ["--served-model-name", BASE, "--generation-config", "vllm"]
     arguments += ["--max-model-len", str(context_of(order)), "--max-num-seqs", str(order.parallel)]
+    arguments += ["--gpu-memory-utilization", GPU_SHARE]
 
     if parser:
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", parser]

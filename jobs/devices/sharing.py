@@ -14,7 +14,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from core.queue import connection
+from jobs.devices.presence import workers_present
 from jobs.models import DevicePolicy
 
 Rule = DevicePolicy.Rule
@@ -62,19 +63,23 @@ def answers_forget() -> None:
     connection().delete(f"{ANSWERED}{socket.gethostname()}")
 
 
-def minutes_held() -> int:
-    """The idle minutes that trains wait for now under "Answers first"; 0 where they do not
-    wait."""
+def minutes_held(host: str = "") -> int:
+    """The idle minutes that trains wait for now under "Answers first"; 0 where they do not wait.
+
+    host: of the worker that would start one; "" for all that have workers, where trains wait only
+    when each of them is busy answering."""
     policy = device_policy()
     if policy.rule != Rule.CHAT:
         return 0
 
     try:
-        held = next(connection().scan_iter(f"{ANSWERED}*", count=1000), None)
+        hosts = {host} if host else {presence["host"] for presence in workers_present()}
+        keys = [f"{ANSWERED}{name}" for name in hosts or {socket.gethostname()}]
+        is_held = all(connection().exists(key) for key in keys)
     except RedisError:
         return 0
 
-    return policy.idle_minutes if held is not None else 0
+    return policy.idle_minutes if is_held else 0
 
 
 # The lock
@@ -113,9 +118,13 @@ def shared_sides(identity: str) -> list[int] | None:
 
 
 @contextmanager
-def device_for_train(device_kind: str, identity: str) -> Iterator[None]:
+def device_for_train(
+    device_kind: str, identity: str, must_stop: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Have the device without model servers for as long as the rule says so. They leave within
-    seconds; after LEAVE_SECONDS the train begins beside them all the same."""
+    seconds; after LEAVE_SECONDS the train begins beside them all the same.
+
+    must_stop: asked while it waits; True ends the wait."""
     if rule_on(device_policy(), device_kind) == Rule.SHARE:
         yield
         return
@@ -124,7 +133,7 @@ def device_for_train(device_kind: str, identity: str) -> Iterator[None]:
         _path(identity, settings.WORKER_SLOT), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
     )
     try:
-        if not _taken(descriptor):
+        if not _taken(descriptor, must_stop):
             logger.warning("model servers did not leave the device; the train begins beside them")
 
         yield
@@ -132,13 +141,13 @@ def device_for_train(device_kind: str, identity: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _taken(descriptor: int) -> bool:
+def _taken(descriptor: int, must_stop: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + LEAVE_SECONDS
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or must_stop():
                 return False
 
             time.sleep(LOOK_SECONDS)

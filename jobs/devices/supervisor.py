@@ -60,8 +60,21 @@ class Supervisor(ABC, Generic[J]):
         self.last_heartbeat = 0.0
         self.heartbeat_loss = HeartbeatLoss()
 
-    def work(self) -> None:
+    def listen(self) -> None:
+        """Stop the job when the platform shuts down."""
         signal.signal(signal.SIGTERM, self.shut_down)
+
+    def is_stopped_early(self) -> bool:
+        """While it waits to start its engine: whether it is to stop. Raises Overtaken."""
+        try:
+            self.heartbeat()
+        except AWAY as error:
+            self.wait_for_database(error)
+
+        return self.stop_asked_at is not None
+
+    def work(self) -> None:
+        self.listen()
         engine = Engine.start(self.job.directory)
         try:
             while engine.poll() is None:

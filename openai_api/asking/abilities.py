@@ -9,7 +9,7 @@ from openai_api.errors import ApiProblem
 # Ability of a model server -> why there is none, or what it is called in a refusal.
 REASONS = {
     "tools": "The chat template of this model has no place for tools. Leave 'tools' out.",
-    "embeddings": "This model answers with text and has no embeddings. Ask an embedding model.",
+    "embeddings": "This model answers with text and has no embeddings, as all models here.",
 }
 CALLED = {
     "json_schema": "answers by a JSON schema",

@@ -3,7 +3,7 @@ open.
 
     POST /lease    a Placement; JSON lines, as Gateway.lease has them, until the client leaves
                    ?load=0 where it is not to be loaded, ?background=1 to let all others pass,
-                   ?marks=1 for the ids of the template's marks
+                   ?marks=1 for the ids of the template's marks, ?answers=0 for counting alone
     POST /warm     a Placement
     POST /loaded   a Placement; {"context"}: tokens, 0 where it is not loaded
     POST /unload   {"base_key"}
@@ -92,7 +92,10 @@ async def _lease(request: web.Request) -> web.StreamResponse:
     load = request.query.get("load", "1") == "1"
     background = request.query.get("background", "0") == "1"
     marks = request.query.get("marks", "0") == "1"
-    leased = request.app[GATEWAY].lease(placement, load=load, background=background)
+    answers = request.query.get("answers", "1") == "1"
+    leased = request.app[GATEWAY].lease(
+        placement, load=load, background=background, answers=answers
+    )
     response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
     await response.prepare(request)
 

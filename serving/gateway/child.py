@@ -92,6 +92,8 @@ class Child:
         self.is_ending = False
         self.used_at = time.monotonic()
         self.log = settings.HOME / "logs" / f"serving-{name}.log"
+        self.log_before = self.log.with_suffix(".before.log")
+        self.log_inode = 0
         self.tasks: list[asyncio.Task[None]] = []
         self.ending: asyncio.Task[None] | None = None
 
@@ -99,12 +101,21 @@ class Child:
     def pid(self) -> int:
         return self.process.pid if self.process is not None else 0
 
+    @property
+    def parallel(self) -> int:
+        """How many it answers at once."""
+        return int(self.ready.get("parallel", 0)) or self.order.parallel
+
     async def start(self, locks: list[int]) -> None:
         """Start it and wait until it answers. locks: descriptors that it inherits. Raises
         ServeProblem with what it says."""
         began = time.monotonic()
         self.log.parent.mkdir(exist_ok=True, mode=0o700)
+        # Another child of this model may still write into the one that it began.
+        with suppress(FileNotFoundError):
+            self.log.rename(self.log_before)
         with self.log.open("wb") as errors:
+            self.log_inode = os.fstat(errors.fileno()).st_ino
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -182,13 +193,14 @@ class Child:
         return f"The model server {what}{': ' + words if words else ''}."
 
     def last_words(self) -> str:
-        """The end of its log."""
-        try:
-            with self.log.open("rb") as stream:
-                stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4000))
-                lines = stream.read().decode("utf-8", "replace").splitlines()
-        except OSError:
-            return ""
+        """The end of its own log, "" where that is gone."""
+        lines: list[str] = []
+        for log in (self.log, self.log_before):
+            with suppress(OSError), log.open("rb") as stream:
+                status = os.fstat(stream.fileno())
+                if status.st_ino == self.log_inode:
+                    stream.seek(max(0, status.st_size - 4000))
+                    lines = stream.read().decode("utf-8", "replace").splitlines()
 
         said = [line.strip() for line in lines if line.strip()]
         return " ".join(said[-LOG_LINES:])[-400:].rstrip(".")

@@ -85,12 +85,18 @@ class Gateway:
     # Leases
 
     async def lease(
-        self, placement: Placement, *, load: bool = True, background: bool = False
+        self,
+        placement: Placement,
+        *,
+        load: bool = True,
+        background: bool = False,
+        answers: bool = True,
     ) -> AsyncGenerator[Event, None]:
         """What happens until somebody may ask the model server of `placement`, then "ready", and
         "lost" where that ends before they have left. Closing it gives the lease back.
 
-        load: whether the model is loaded for it. background: whether all others pass."""
+        load: whether the model is loaded for it. background: whether all others pass. answers:
+        whether trains wait for it where answers go first."""
         try:
             if time.monotonic() - self.facts_at > FRESH_SECONDS:
                 await self._facts_refresh()
@@ -100,7 +106,7 @@ class Gateway:
                 raise NOT_LOADED
 
             server, lease = None, None
-            async for event in self._prepared(placement, background):
+            async for event in self._prepared(placement, background, answers):
                 if isinstance(event, dict):
                     yield event
                 else:
@@ -125,7 +131,7 @@ class Gateway:
             server.leave(lease)
 
     async def _prepared(
-        self, placement: Placement, background: bool
+        self, placement: Placement, background: bool, answers: bool
     ) -> AsyncGenerator[Event | tuple[ModelServer, Lease], None]:
         """Events until the files of `placement` are there, then its server and a place in line.
         Raises ServeProblem."""
@@ -157,7 +163,7 @@ class Gateway:
         if server is None or server.closed is not None:
             server = self.servers[key] = ModelServer(*key, self)
 
-        yield server, server.ask(placement, files, background=background)
+        yield server, server.ask(placement, files, background=background, answers=answers)
 
     async def loaded_context(self, placement: Placement) -> int:
         """Tokens of one conversation of what has it loaded now; 0 where nothing has."""
@@ -186,7 +192,7 @@ class Gateway:
             task.add_done_callback(lambda _: self.warming.pop(placement, None))
 
     async def _warm(self, placement: Placement) -> None:
-        async with aclosing(self.lease(placement)) as events:
+        async with aclosing(self.lease(placement, answers=False)) as events:
             async for event in events:
                 if event["phase"] == "ready":
                     return
@@ -253,19 +259,31 @@ class Gateway:
         never will be."""
         while True:
             others = [
-                other for other in self.servers.values() if other.children and other is not server
+                other
+                for other in self.servers.values()
+                if other is not server and (other.children or other.takes_bytes)
             ]
+            on_gpu = [other for other in others if self._shares_gpu(server, other)]
             is_full = len(others) >= self.facts.models_at_once
-            available = memory_available()
-            if not is_full and available >= needed_bytes:
+            # What is being loaded has not taken its memory yet.
+            available = memory_available() - sum(other.takes_bytes for other in others)
+            if not is_full and not on_gpu and available >= needed_bytes:
+                # At once, before anybody else can be told of the same place.
+                server.takes_bytes = needed_bytes
                 return ""
 
+            is_urgent = server.is_wanted_by_people
             idle = sorted(
-                (other for other in others if other.is_idle), key=lambda other: other.used_at
+                (other for other in on_gpu or others if other.may_be_unloaded(is_urgent)),
+                key=lambda other: other.used_at,
             )
             if idle:
-                await idle[0].unload()
+                await idle[0].unload(with_background=is_urgent)
             elif others:
+                if is_urgent:
+                    for other in on_gpu or others:
+                        other.hold_background()
+
                 return "Waiting for a place: other models are answering"
             else:
                 raise ServeProblem(
@@ -273,6 +291,12 @@ class Gateway:
                     f"{available / 1e9:.1f} GB are free. Ask again when the machine is less busy.",
                     code="no_memory",
                 )
+
+    def _shares_gpu(self, server: ModelServer, other: ModelServer) -> bool:
+        """Whether both would take memory of the GPU, which nobody measures: one at a time then."""
+        from engine.serving.order import LLAMA_CPP
+
+        return self.facts.device_kind != "cpu" and LLAMA_CPP not in (server.backend, other.backend)
 
     def changed(self) -> None:
         """A lease was given back: a place may be free."""
@@ -312,11 +336,9 @@ class Gateway:
         """Leave the device to trains where the rule says so."""
         loaded = [server for server in self.servers.values() if server.children or server.coming]
         now = time.monotonic()
-        used = [server for server in loaded if not server.is_idle]
-        recently = used or [
-            server for server in loaded if now - server.used_at < self.facts.idle_seconds
-        ]
-        await self._in_thread(self.tell_answers, self.facts, bool(recently))
+        since = now - self.facts.idle_seconds
+        is_asked = any(server.is_answering or server.answered_at > since for server in loaded)
+        await self._in_thread(self.tell_answers, self.facts, is_asked)
 
         if not self.facts.refusal:
             self.refused_since = None
@@ -355,14 +377,14 @@ class Gateway:
                 self.servers.pop((base_key, backend), None)
                 continue
 
-            for key in gone.keys() & server.adapters.keys():
+            for key in gone.keys() & server.adapter_keys:
                 problem = ServeProblem(gone[key], code="cannot_answer", status=409)
                 server.forget(key, problem)
 
     def _loaded_keys(self) -> set[str]:
         keys = {key for pair in self.preparations.running for key in pair if key}
         for server in self.servers.values():
-            keys |= {server.base_key, *server.adapters}
+            keys |= {server.base_key} | server.adapter_keys
 
         return keys
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from serving.gateway.facts import keys_gone
-from serving.gateway.prepared import serving_folder
+from serving.gateway.prepared import serving_folder, unfinished_remove
 from serving.targets import Placement
 
 KEPT_SECONDS = 30 * 86_400
@@ -55,6 +55,8 @@ def leftovers_remove(loaded: set[str]) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             _adapters_remove(path, loaded)
+            if key not in loaded:
+                unfinished_remove(path)
 
 
 def _adapters_remove(folder: Path, loaded: set[str]) -> None:

@@ -19,7 +19,7 @@ import os
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from core.memory import memory_available
@@ -33,7 +33,11 @@ MOST_ADAPTERS = 16
 MOST_WAITING = 200
 # So many deaths in so many seconds, and nobody is answered for as long.
 DEATHS, DEATH_SECONDS = 3, 60.0
+# An adapter that cannot be loaded is tried again after that.
+BROKEN_SECONDS = 60.0
 MOST_CHILDREN = 3
+# How long people who wait for another model hold back those in the background; they say so again.
+HOLD_SECONDS = 1.0
 # Children of one model that still finish answers.
 MOST_LEAVING = 2
 # How long one that is not the newest may be idle.
@@ -43,6 +47,8 @@ SPARE_BYTES = 400 * 2**20
 SPARE_AGAIN_SECONDS = 5.0
 OTHERS = "Waiting for the end of other answers"
 NO_ROOM = "Waiting for the end of another adapter's answer: there is no memory for both at once"
+PEOPLE_FIRST = "Waiting until people who ask another model are answered"
+CHANGED = ServeProblem("The files of this model have changed. Ask again.", code="server_lost")
 
 logger = logging.getLogger("deepextension.gateway")
 
@@ -51,12 +57,13 @@ Event = dict[str, Any]
 
 @dataclass(eq=False)
 class Lease:
-    """Somebody who wants an answer. background: whether all others pass. events: what they are
-    told; after "lost" or "refused" there are none."""
+    """Somebody who wants an answer. background: whether all others pass. answers: whether they do
+    not only count or load. events: what they are told; after "lost" or "refused" there are none."""
 
     placement: Placement
     files: Files
     background: bool = False
+    answers: bool = True
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     child: Child | None = None
     told: Event = field(default_factory=dict)
@@ -66,6 +73,15 @@ class Lease:
         if event != self.told:
             self.told = event
             self.events.put_nowait(event)
+
+    @property
+    def key(self) -> str:
+        """Of its adapter, "" for the base alone."""
+        return self.placement.adapter_key
+
+    @property
+    def is_persons_answer(self) -> bool:
+        return self.answers and not self.background
 
     def refuse(self, problem: ServeProblem, phase: str = "refused") -> None:
         self.tell(phase=phase, message=problem.message, code=problem.code, status=problem.status)
@@ -99,20 +115,39 @@ class ModelServer:
         self.waiting: deque[Lease] = deque()
         # {key: files} of the adapters asked for, the latest at the end.
         self.adapters: dict[str, Files] = {}
+        # {key: (mark, when, why)} of adapters that could not be loaded, alone as well.
+        self.broken: dict[str, tuple[str, float, ServeProblem]] = {}
+        # (key, mark) of those that a child has loaded. Once a load has failed, others come one by
+        # one, until the broken one is found.
+        self.proven: set[tuple[str, str]] = set()
+        self.is_careful = False
         self.deaths: deque[float] = deque(maxlen=DEATHS)
         self.last_words = ""
         self.load_seconds: float | None = None
         self.loading: asyncio.Task[None] | None = None
+        # Bytes that what is being loaded will take.
+        self.takes_bytes = 0
         self.no_spare_until = 0.0
+        # Until then, people who want another model go before those in the background.
+        self.background_held_until = 0.0
         self.is_held_back = False
         self.base_mark = ""
         self.used_at = time.monotonic()
+        # When somebody had an answer for whom trains wait where answers go first.
+        self.answered_at = float("-inf")
         # Nobody may be answered any more: its model is gone, or the gateway ends.
         self.closed: ServeProblem | None = None
 
     # Who wants an answer
 
-    def ask(self, placement: Placement, files: Files, *, background: bool = False) -> Lease:
+    def ask(
+        self,
+        placement: Placement,
+        files: Files,
+        *,
+        background: bool = False,
+        answers: bool = True,
+    ) -> Lease:
         """A place in line. Raises ServeProblem where nobody is answered."""
         if self.closed is not None:
             raise self.closed
@@ -122,8 +157,12 @@ class ModelServer:
             )
 
         self._deaths_check()
-        lease = Lease(placement, files, background)
-        self.base_mark = files.base_mark
+        self._broken_check(files)
+        lease = Lease(placement, files, background, answers)
+        if files.base_mark != self.base_mark:
+            self.base_mark = files.base_mark
+            self._outdated_refuse()
+
         if files.adapter_key:
             self.adapters.pop(files.adapter_key, None)
             self.adapters[files.adapter_key] = files
@@ -143,6 +182,8 @@ class ModelServer:
         if child is not None:
             child.leases.discard(lease)
             child.used_at = self.used_at = time.monotonic()
+            if lease.is_persons_answer:
+                self.answered_at = self.used_at
 
         self.step()
         self.house.changed()
@@ -175,6 +216,21 @@ class ModelServer:
 
             self.deaths.clear()
 
+    def _broken_check(self, files: Files) -> None:
+        """Raises ServeProblem where that adapter could not be loaded just now."""
+        mark, since, problem = self.broken.get(files.adapter_key, ("", 0.0, CHANGED))
+        if mark != files.adapter_mark or time.monotonic() - since > BROKEN_SECONDS:
+            self.broken.pop(files.adapter_key, None)
+        elif files.adapter_key:
+            raise problem
+
+    def _outdated_refuse(self) -> None:
+        """No child will have the weights any more that those wait for."""
+        for lease in list(self.waiting):
+            if lease.files.base_mark != self.base_mark:
+                self.waiting.remove(lease)
+                lease.refuse(CHANGED)
+
     # What happens next
 
     def step(self) -> None:
@@ -188,20 +244,24 @@ class ModelServer:
         # Who waits for a child keeps others with another adapter from it.
         reserved: dict[Child, str] = {}
 
-        for lease in sorted(self.waiting, key=lambda lease: lease.background):
+        for lease in self._line():
             child = self._place(lease, reserved)
             if child is not None:
                 self._grant(lease, child)
                 continue
 
             position += 1
+            if lease.background and self._holds_background:
+                lease.tell(phase="waiting", words=PEOPLE_FIRST, position=position)
+                continue
+
             fitting = [child for child in self.current if self._fits(child, lease.files)]
             if not fitting or self._may_add(lease, fitting):
                 needs_another = True
                 lease.tell(phase="loading", words=self._loading_words(), position=position)
                 continue
 
-            reserved.setdefault(min(fitting, key=lambda child: len(child.leases)), _key(lease))
+            reserved.setdefault(min(fitting, key=lambda child: len(child.leases)), lease.key)
             place = f", place {position}" if position > 1 else ""
             words = OTHERS if time.monotonic() > self.no_spare_until else NO_ROOM
             lease.tell(phase="waiting", words=words + place, position=position)
@@ -210,19 +270,25 @@ class ModelServer:
         if needs_another and self.loading is None:
             self.loading = asyncio.create_task(self._load())
 
+    def _line(self) -> list[Lease]:
+        """Who waits, the first one first."""
+        return sorted(self.waiting, key=lambda lease: lease.background)
+
     def _place(self, lease: Lease, reserved: dict[Child, str]) -> Child | None:
         """A child that can begin to answer it now."""
         is_replaced = self.loading is not None and not self._shares_weights
         if is_replaced or self.is_held_back:
             # Another child waits for the end of the present ones.
             return None
+        if lease.background and self._holds_background:
+            return None
 
-        key = _key(lease)
+        key = lease.key
         free = [
             child
             for child in self.current
             if self._fits(child, lease.files)
-            and len(child.leases) < child.order.parallel
+            and len(child.leases) < child.parallel
             and reserved.get(child, key) == key
             and (_answers_only(child, key) or not self._shares_weights)
         ]
@@ -236,7 +302,7 @@ class ModelServer:
         if time.monotonic() < self.no_spare_until:
             return False
 
-        return not any(_answers_only(child, _key(lease)) for child in fitting)
+        return not any(_answers_only(child, lease.key) for child in fitting)
 
     def _fits(self, child: Child, files: Files) -> bool:
         """Whether that child answers for those files, as the device is used now."""
@@ -272,7 +338,7 @@ class ModelServer:
             phase="ready",
             url=ready["url"],
             key=ready["key"],
-            extras=ready["extras"][lease.placement.adapter_key],
+            extras=ready["extras"][lease.key],
             context=ready["context"],
             abilities=ready["abilities"],
             most_choices=ready.get("most_choices", 1),
@@ -294,13 +360,13 @@ class ModelServer:
         try:
             await self._replace()
         except ServeProblem as problem:
-            self._died(problem.message)
             self.refuse_waiting(problem, unless_fit=True)
         except Exception:
             logger.exception("the model server of %s", self.base_key)
             self.refuse_waiting(FAULT, unless_fit=True)
         finally:
             self.loading = None
+            self.takes_bytes = 0
 
         self.step()
 
@@ -325,17 +391,75 @@ class ModelServer:
         if not await self._has_room(order):
             return
 
+        if (child := await self._started(order, lease)) is not None:
+            self._take_over(child)
+
+    async def _started(self, order: ChildOrder, lease: Lease) -> Child | None:
+        """A child that serves `lease`, with as many adapters of `order` as it loads with. None
+        where that adapter cannot be loaded, which is told. Raises ServeProblem."""
+        problem = None
+        for adapters in self._tries(order, lease):
+            child = await self._start(replace(order, adapters=adapters))
+            if isinstance(child, Child):
+                if problem is not None:
+                    self.is_careful = True
+                    self.adapters = dict(adapters)
+
+                self.proven |= {(key, files.adapter_mark) for key, files in adapters.items()}
+                return child
+
+            problem = child
+            logger.warning("%s does not load with %s: %s", self.base_key, [*adapters], problem)
+
+        assert problem is not None
+        self._failed(lease, problem)
+        return None
+
+    def _tries(self, order: ChildOrder, lease: Lease) -> list[dict[str, Files]]:
+        """Adapters to load `lease` with: all, those known to load, and its own alone."""
+        own = {key: files for key, files in order.adapters.items() if key == lease.key}
+        proven = {
+            key: files
+            for key, files in order.adapters.items()
+            if (key, files.adapter_mark) in self.proven
+        }
+        tries: list[dict[str, Files]] = []
+        for adapters in (order.adapters, proven | own, own):
+            if adapters not in tries:
+                tries.append(adapters)
+
+        return tries
+
+    async def _start(self, order: ChildOrder) -> Child | ServeProblem:
+        """A child that answers, or why it could not be loaded. Raises ServeProblem where a train
+        has the device."""
         locks = self.house.device_locks()
         child = Child(self.base_key, order, self.child_died)
         self.coming = child
         try:
             await child.start(locks)
+        except ServeProblem as problem:
+            return problem
         finally:
             self.coming = None
             for lock in locks:
                 os.close(lock)
 
-        self._take_over(child)
+        return child
+
+    def _failed(self, lease: Lease, problem: ServeProblem) -> None:
+        """It cannot be loaded. Raises `problem` where that is the base itself."""
+        if not lease.key:
+            self._died(problem.message)
+            raise problem
+
+        self.is_careful = False
+        self.adapters.pop(lease.key, None)
+        self.broken[lease.key] = (lease.files.adapter_mark, time.monotonic(), problem)
+        for other in list(self.waiting):
+            if other.key == lease.key:
+                self.waiting.remove(other)
+                other.refuse(problem)
 
     async def _has_room(self, order: ChildOrder) -> bool:
         """Whether there is memory for another child, after waiting for it. Raises ServeProblem
@@ -374,6 +498,26 @@ class ModelServer:
         finally:
             self.is_held_back = False
 
+    # Batches make room for people
+
+    @property
+    def is_wanted_by_people(self) -> bool:
+        return any(not lease.background for lease in self.waiting)
+
+    @property
+    def _holds_background(self) -> bool:
+        return time.monotonic() < self.background_held_until
+
+    def hold_background(self) -> None:
+        """Begin nothing in the background for a moment: people wait for another model's place."""
+        self.background_held_until = time.monotonic() + HOLD_SECONDS
+
+    def may_be_unloaded(self, is_urgent: bool) -> bool:
+        """is_urgent: for people, for whom those who wait here in the background wait longer."""
+        is_wanted = self.is_wanted_by_people if is_urgent else bool(self.waiting)
+        is_used = is_wanted or self.lease_count > 0 or self.loading is not None
+        return bool(self.current) and not is_used
+
     def _must_wait(self) -> bool:
         if len(self.leaving) >= MOST_LEAVING:
             return True
@@ -392,7 +536,10 @@ class ModelServer:
 
     def _first_unfit(self) -> Lease | None:
         """The first in line for whom there is no child, or none that is not busy with others."""
-        for lease in self.waiting:
+        for lease in self._line():
+            if lease.background and self._holds_background:
+                continue
+
             fitting = [child for child in self.current if self._fits(child, lease.files)]
             if not fitting or self._may_add(lease, fitting):
                 return lease
@@ -400,12 +547,18 @@ class ModelServer:
         return None
 
     def _adapters_on(self, wanted: Files) -> dict[str, Files]:
-        """Those asked for lately, as they are on that very base."""
-        return {
-            key: files
-            for key, files in self.adapters.items()
-            if files.base_mark == wanted.base_mark and files.backend == wanted.backend
-        }
+        """Its own, those that are waited for and those asked for lately, MOST_ADAPTERS at most, as
+        they are on that very base."""
+        asked = [lease.files for lease in self._line()]
+        found = {wanted.adapter_key: wanted} if wanted.adapter_key else {}
+        for files in (*asked, *reversed(self.adapters.values())):
+            is_on_it = (files.base_mark, files.backend) == (wanted.base_mark, wanted.backend)
+            name = (files.adapter_key, files.adapter_mark)
+            is_known = not self.is_careful or name in self.proven
+            if files.adapter_key and is_on_it and is_known and len(found) < MOST_ADAPTERS:
+                found.setdefault(files.adapter_key, files)
+
+        return found
 
     def _retire(self, child: Child) -> None:
         """It takes nobody any more, and ends with its last answer."""
@@ -469,13 +622,13 @@ class ModelServer:
         """That adapter is answered with no more."""
         self.adapters.pop(adapter_key, None)
         for lease in list(self.waiting):
-            if lease.placement.adapter_key == adapter_key:
+            if lease.key == adapter_key:
                 self.waiting.remove(lease)
                 lease.refuse(problem)
 
         for child in self.children:
             for lease in child.leases:
-                if lease.placement.adapter_key == adapter_key:
+                if lease.key == adapter_key:
                     lease.refuse(problem, phase="lost")
 
     async def _end_present(self) -> None:
@@ -494,8 +647,20 @@ class ModelServer:
         return [*self.current, *self.leaving]
 
     @property
+    def adapter_keys(self) -> set[str]:
+        """Of all that are loaded, waited for or were asked for lately."""
+        loaded = {key for child in self.children for key in child.order.adapters}
+        return {*self.adapters, *loaded, *(lease.key for lease in self.waiting)} - {""}
+
+    @property
     def lease_count(self) -> int:
         return sum(len(child.leases) for child in self.children)
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether people are being answered, or wait for it."""
+        granted = (lease for child in self.children for lease in child.leases)
+        return any(lease.is_persons_answer for lease in (*self.waiting, *granted))
 
     @property
     def is_idle(self) -> bool:
@@ -519,7 +684,7 @@ class ModelServer:
             "phase": "ready" if self.child is not None else "loading",
             "adapters": list(order.adapters) if order is not None else [],
             "threads": order.threads if order is not None else 0,
-            "parallel": order.parallel * max(1, len(self.current)) if order is not None else 0,
+            "parallel": sum(child.parallel for child in self.current),
             "context": self.child.ready["context"] if self.child is not None else 0,
             "servers": len(self.children),
             "pids": [child.pid for child in self.children],
@@ -530,10 +695,16 @@ class ModelServer:
             "idle_seconds": time.monotonic() - self.used_at if self.is_idle else 0,
         }
 
-    async def unload(self) -> None:
-        """End what is loaded, if nobody needs it."""
-        if self.is_idle:
-            await self._end_present()
+    async def unload(self, *, with_background: bool = False) -> None:
+        """End what is loaded, if nobody needs it. with_background: also where somebody waits in the
+        background, who waits on."""
+        if not self.may_be_unloaded(with_background):
+            return
+
+        if self.waiting:
+            self.hold_background()
+
+        await self._end_present()
 
     async def end(self, problem: ServeProblem) -> None:
         """End everything now; those who are being answered and those who wait are told why."""
@@ -553,13 +724,9 @@ class ModelServer:
         await asyncio.gather(*endings)
 
 
-def _key(lease: Lease) -> str:
-    return lease.placement.adapter_key
-
-
 def _answers_only(child: Child, key: str) -> bool:
     """Whether all that it answers now is that adapter's."""
-    return all(_key(lease) == key for lease in child.leases)
+    return all(lease.key == key for lease in child.leases)
 
 
 def _lose(child: Child, problem: ServeProblem) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,17 +28,24 @@ from typing import Any
 from django.conf import settings
 
 from core.errors import UserError
-from core.programs import ProgramKilled, ProgramProblem, TimeLimitReached, program_run
+from core.memory import memory_available
+from core.programs import ProgramProblem, ProgramRefusal, program_run
 from core.store import require_disk
 from serving.gateway.problems import ServeProblem
 from serving.targets import Placement
 
 GGUF = ".gguf"
+BASE_RECORD = "base.json"
 # Of a model that is large: what a slow disk takes.
 SECONDS, BYTES_A_SECOND = 900, 1e6
 WEIGHTS_ENDINGS = (".safetensors", GGUF, ".json", ".jinja", ".model")
 # A comparison that could not be made is tried again after that.
 COMPARE_AGAIN_SECONDS = 600
+# The trained model in fp32 beside its file, and what it computes with.
+COMPARE_SHARE, COMPARE_BYTES = 2.5, 2**30
+# Beside a train only smaller ones are compared.
+SMALL_BYTES = 2**30
+COMPARE_LOOK_SECONDS = 5.0
 NOT_COMPARED = "Not yet compared with the trained model."
 DIFFERS = (
     "llama.cpp's answers differ from the trained model's, so it answers by transformers. {why}"
@@ -94,10 +102,10 @@ class Preparation:
 
 
 class Preparations:
-    """All that are under way, one after the other: each takes a processor and memory."""
+    """All that are under way, one after the other: each takes a processor and memory.
 
-    """on_differs: called with a placement whose answers by llama.cpp turned out to be others than
-    the trained model's."""
+    on_differs: called with a placement whose answers by llama.cpp turned out to be others than the
+    trained model's."""
 
     def __init__(self, folder: Path, on_differs: Callable[[Placement, str], None]) -> None:
         self.folder = folder
@@ -130,6 +138,9 @@ class Preparations:
     async def files(self, placement: Placement, tell: Tell) -> Files:
         """Those of `placement`, made where they are not there. Raises ServeProblem."""
         if (files := await self.known_files(placement)) is not None:
+            if files.note == NOT_COMPARED:
+                self._compare_soon(placement)
+
             return files
 
         key = (placement.base_key, placement.adapter_key)
@@ -166,18 +177,28 @@ class Preparations:
 
     async def _prepare(self, placement: Placement, preparation: Preparation) -> Files:
         marks = await self._look(source_marks, placement)
-        async with self.turn:
-            loop = asyncio.get_running_loop()
-
-            def tell(words: str, progress: float | None) -> None:
-                loop.call_soon_threadsafe(preparation.tell, words, progress)
-
-            work = partial(self._work, placement, marks, tell)
-            files: Files = await loop.run_in_executor(self.threads, work)
+        # What is there waits for nobody else's preparation.
+        files: Files | None = await self._look(self._prepared_before, placement, marks)
+        if files is None:
+            files = await self._make(placement, marks, preparation)
 
         self.known[placement.base_key, placement.adapter_key] = files
         if files.note == NOT_COMPARED:
             self._compare_soon(placement)
+
+        return files
+
+    async def _make(
+        self, placement: Placement, marks: tuple[str, str], preparation: Preparation
+    ) -> Files:
+        loop = asyncio.get_running_loop()
+
+        def tell(words: str, progress: float | None) -> None:
+            loop.call_soon_threadsafe(preparation.tell, words, progress)
+
+        async with self.turn:
+            work = partial(self._work, placement, marks, tell)
+            files: Files = await loop.run_in_executor(self.threads, work)
 
         return files
 
@@ -203,7 +224,10 @@ class Preparations:
     async def _compare(self, placement: Placement) -> None:
         key = (placement.base_key, placement.adapter_key)
         loop = asyncio.get_running_loop()
+        await self._until_there_is_room(placement)
         async with self.turn_to_compare:
+            # Another comparison may have taken it meanwhile.
+            await self._until_there_is_room(placement)
             self.compared_at[key] = time.monotonic()
             try:
                 why = await loop.run_in_executor(self.threads, self._difference, placement)
@@ -213,8 +237,7 @@ class Preparations:
                 return
 
         if not why:
-            if (files := self.known.get(key)) is not None:
-                self.known[key] = replace(files, note="")
+            self._note_remove(key)
             return
 
         logger.warning("%s: %s", "/".join(filter(None, key)), why)
@@ -223,6 +246,24 @@ class Preparations:
             if known == key or (known[0] == key[0] and not placement.adapter_key):
                 del self.known[known]
         self.on_differs(placement, why)
+
+    async def _until_there_is_room(self, placement: Placement) -> None:
+        """The trained model is loaded in fp32: that must not take memory from answers and trains."""
+        needed = COMPARE_SHARE * placement.size_bytes + COMPARE_BYTES
+        is_small = placement.size_bytes <= SMALL_BYTES
+        while memory_available() < needed or (self.is_beside_a_train and not is_small):
+            await asyncio.sleep(COMPARE_LOOK_SECONDS)
+
+    def _note_remove(self, key: tuple[str, str]) -> None:
+        """It is compared; so are exported adapters on that base, which were when they were made."""
+        for known, files in list(self.known.items()):
+            is_export = known[0] == key[0] and not key[1] and self._is_export(files)
+            if files.note == NOT_COMPARED and (known == key or is_export):
+                self.known[known] = replace(files, note="")
+
+    def _is_export(self, files: Files) -> bool:
+        made_here = self.folder in Path(files.adapter).parents
+        return files.adapter.endswith(GGUF) and not made_here
 
     def _difference(self, placement: Placement) -> str:
         """Compare the prepared files with the model that was trained, and write the result down.
@@ -259,18 +300,29 @@ class Preparations:
     # In a thread
 
     def _work(self, placement: Placement, marks: tuple[str, str], tell: Tell) -> Files:
+        folder = self.folder / placement.base_key
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+        record = self._base(placement, marks[0], folder, tell)
+        if placement.adapter_key:
+            record = self._adapter(placement, record, marks, folder, tell)
+
+        return self._files(placement, marks, record)
+
+    def _prepared_before(self, placement: Placement, marks: tuple[str, str]) -> Files | None:
+        """None where something is to be made. Raises ServeProblem."""
+        folder = self.folder / placement.base_key
+        record = self._base_record(placement, marks[0], folder)
+        if record is not None and placement.adapter_key:
+            record = self._adapter_record(placement, record, marks, folder)
+
+        return self._files(placement, marks, record) if record is not None else None
+
+    def _files(self, placement: Placement, marks: tuple[str, str], record: Record) -> Files:
         from engine.serving.order import LLAMA_CPP
 
         base_mark, adapter_mark = marks
         folder = self.folder / placement.base_key
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-        record = self._base(placement, base_mark, folder, tell)
-        adapter_record = None
-        if placement.adapter_key:
-            adapter_record = self._adapter(placement, record, marks, folder, tell)
-            record = adapter_record
-
         is_llama = record.backend == LLAMA_CPP
         base = _base_file(placement, folder) if is_llama else Path(placement.base_path)
         adapter = _adapter_file(placement, folder) if is_llama else Path(placement.adapter_path)
@@ -287,20 +339,25 @@ class Preparations:
             size_bytes=base.stat().st_size if base.is_file() else placement.size_bytes,
         )
 
-    def _base(self, placement: Placement, mark: str, folder: Path, tell: Tell) -> Record:
-        """What serves the base, its file made."""
-        from engine.serving.backends import backend_choose
+    def _base_record(self, placement: Placement, mark: str, folder: Path) -> Record | None:
+        """What serves the base; None where that is to be made or chosen."""
         from engine.serving.order import LLAMA_CPP
 
         if placement.base_path.endswith(GGUF):
             return Record(mark, LLAMA_CPP, reason="llama.cpp, since it is a GGUF file")
 
-        path = folder / "base.json"
-        record = record_read(path, mark)
-        target = _base_file(placement, folder)
-        if record is not None and (record.backend != LLAMA_CPP or target.is_file()):
-            return record
+        record = record_read(folder / BASE_RECORD, mark)
+        return _with_file(record, _base_file(placement, folder))
 
+    def _base(self, placement: Placement, mark: str, folder: Path, tell: Tell) -> Record:
+        """What serves the base, its file made."""
+        from engine.serving.backends import backend_choose
+        from engine.serving.order import LLAMA_CPP
+
+        if (known := self._base_record(placement, mark, folder)) is not None:
+            return known
+
+        target = _base_file(placement, folder)
         backend, reason = backend_choose(Path(placement.base_path))
         record = Record(mark, backend, reason=reason)
         if backend == LLAMA_CPP:
@@ -309,18 +366,14 @@ class Preparations:
         elif not backend_is_best(backend):
             record = Record(mark, backend, f"Answered by {reason}.", reason)
 
-        record_write(path, record)
+        record_write(folder / BASE_RECORD, record)
         return record
 
-    def _adapter(
-        self,
-        placement: Placement,
-        base: Record,
-        marks: tuple[str, str],
-        folder: Path,
-        tell: Tell,
-    ) -> Record:
-        """What serves the adapter on that base, its file made."""
+    def _adapter_record(
+        self, placement: Placement, base: Record, marks: tuple[str, str], folder: Path
+    ) -> Record | None:
+        """What serves the adapter on that base; None where it is to be made. Raises ServeProblem
+        where nothing does."""
         from engine.serving.order import LLAMA_CPP
 
         mark = _record_mark(placement, marks)
@@ -338,15 +391,29 @@ class Preparations:
             return Record(mark, base.backend, base.note, base.reason)
 
         target = _adapter_file(placement, folder)
-        path = target.with_suffix(".json")
-        record = record_read(path, mark)
-        if record is not None and (record.backend != LLAMA_CPP or target.is_file()):
-            return record
+        return _with_file(record_read(target.with_suffix(".json"), mark), target)
 
+    def _adapter(
+        self,
+        placement: Placement,
+        base: Record,
+        marks: tuple[str, str],
+        folder: Path,
+        tell: Tell,
+    ) -> Record:
+        """What serves the adapter on that base, its file made. Raises ServeProblem."""
+        from engine.serving.order import LLAMA_CPP
+
+        known = self._adapter_record(placement, base, marks, folder)
+        if known is not None:
+            return known
+
+        mark = _record_mark(placement, marks)
+        target = _adapter_file(placement, folder)
         arguments = ("adapter", placement.adapter_path, "--base", placement.base_path, str(target))
         record = Record(mark, LLAMA_CPP, reason=base.reason)
         record = self._made(record, placement, target, arguments, tell)
-        record_write(path, record)
+        record_write(target.with_suffix(".json"), record)
 
         return record
 
@@ -368,13 +435,13 @@ class Preparations:
             raise ServeProblem(error.message, code=error.code, status=error.status) from error
 
         target.unlink(missing_ok=True)
+        unfinished_remove(target.parent, target.stem)
         what = "adapter" if arguments[0] == "adapter" else "model"
         try:
             self._run("engine.serving.prepare", arguments, placement, f"Preparing the {what}", tell)
-        except (ProgramKilled, TimeLimitReached) as error:
-            raise ServeProblem(str(error), code="not_prepared") from error
         except ProgramProblem as error:
-            if error.passing or self.is_closing:
+            # Only what the converter says of the model itself is kept.
+            if not isinstance(error, ProgramRefusal) or error.passing:
                 raise ServeProblem(str(error), code="not_prepared") from error
 
             target.unlink(missing_ok=True)
@@ -412,6 +479,13 @@ class Preparations:
             raise ProgramProblem("The gateway ends.", passing=True)
 
 
+def unfinished_remove(folder: Path, stem: str = "*") -> None:
+    """Remove what preparations of `stem` left that were killed."""
+    for path in folder.glob(f".{stem}-*"):
+        logger.info("removing what was left of a preparation: %s", path)
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def backend_is_best(backend: str) -> bool:
     """Whether people need no note about that choice."""
     from engine.serving.order import VLLM
@@ -440,6 +514,14 @@ def _adapter_file(placement: Placement, folder: Path) -> Path:
         return Path(placement.adapter_path)
 
     return folder / f"adapter-{placement.adapter_key}.gguf"
+
+
+def _with_file(record: Record | None, target: Path) -> Record | None:
+    """None as well where the file that it stands for is gone."""
+    from engine.serving.order import LLAMA_CPP
+
+    is_whole = record is not None and (record.backend != LLAMA_CPP or target.is_file())
+    return record if is_whole else None
 
 
 def _are_there(files: Files) -> bool:

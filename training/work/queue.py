@@ -156,7 +156,7 @@ def train_claim(device: str, **values: Any) -> TrainRun | None:
 
     device: "cpu" or "cuda".
     """
-    while not queue_state().holds:
+    while not queue_state(values.get("host", "")).holds:
         run = _first_for(device)
         if run is None:
             return None
@@ -216,10 +216,11 @@ def workers_notify_missing(devices: Iterable[str]) -> int:
 # The queue as a whole
 
 
-def queue_state() -> TrainQueue:
+def queue_state(host: str = "") -> TrainQueue:
+    """host: of a worker, whose own answers may hold its trains; "" for the platform."""
     row = TrainQueue.objects.filter(pk=1).select_related("paused_by").first()
     state = row or TrainQueue(pk=1)
-    state.answers_minutes = minutes_held()
+    state.answers_minutes = minutes_held(host)
     return state
 
 

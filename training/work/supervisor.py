@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 
@@ -11,13 +12,15 @@ from core.memory import Death
 from core.processes import process_mark
 from jobs.devices.presence import worker_device
 from jobs.devices.sharing import device_for_train
-from jobs.devices.supervisor import Supervisor
+from jobs.devices.supervisor import Overtaken, Supervisor
 from training.models import TrainRun
 from training.train.resuming import train_end_or_resume
 from training.train.spec_paths import spec_settle
 from training.work.ingest import ingest
 from training.work.outcome import decide, worker_lost
 from training.work.queue import train_claim
+
+logger = logging.getLogger("deepextension.supervisor")
 
 
 def supervise_next(worker: str) -> None:
@@ -35,10 +38,17 @@ def supervise_next(worker: str) -> None:
         phase="starting",
     )
 
-    if run is not None:
-        spec_settle(run)
-        with device_for_train(device, identity):
-            TrainSupervisor(run).work()
+    if run is None:
+        return
+
+    spec_settle(run)
+    supervisor = TrainSupervisor(run)
+    supervisor.listen()
+    try:
+        with device_for_train(device, identity, supervisor.is_stopped_early):
+            supervisor.work()
+    except Overtaken as error:
+        logger.warning("standing down: %s", error)
 
 
 class TrainSupervisor(Supervisor[TrainRun]):

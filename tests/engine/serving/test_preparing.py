@@ -1,5 +1,6 @@
 """What is made for llama.cpp, and whether it may serve."""
 
+import errno
 import json
 import shutil
 
@@ -9,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from engine.chat.render import PLAIN_TEMPLATE
+from engine.exporting.converter import OutOfMemory
 from engine.exporting.quantization import metadata_value
+from engine.loading.architecture import Refused
 from engine.models.inspect_gguf import integers_read
 from engine.publish.older import json_change
 from engine.serving import check, prepare
@@ -136,3 +139,29 @@ def test_integers_of_a_gguf_file_are_read_without_its_texts(served):
 def test_an_adapter_is_compared_with_its_folder(served, given, capsys):
     assert check.main([str(served.file), "--base", str(served.base), *given]) == 1
     assert "name both" in said(capsys)["error"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "is_passing"),
+    [
+        (OSError(errno.ENOSPC, "full"), True),
+        (OutOfMemory("llama.cpp's converter ran out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (Refused("llama.cpp does not know this architecture."), False),
+        (OSError("It has no file named tokenizer.json."), False),
+        (KeyError("a tensor"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_says_nothing_about_the_model_may_go_well_later(
+    tmp_path, monkeypatch, capsys, problem, is_passing
+):
+    def fail(*arguments):
+        raise problem
+
+    monkeypatch.setattr(prepare, "base_prepare", fail)
+    assert prepare.main(["base", str(tmp_path), str(tmp_path / "out.gguf")]) == 1
+    told = said(capsys)
+    assert told["passing"] == is_passing
+    assert told["error"]

@@ -110,17 +110,26 @@ def test_a_schema_without_end_takes_no_memory_without_end(llama_cpp: Server):
 @pytest.mark.parametrize(
     ("order", "budget", "planned"),
     [
-        (ORDER, 10**9, Cache(4096, 4 * 4096)),
-        (ORDER, 640 * 5000, Cache(4096, 5000)),
-        (ORDER, 640 * 1000, Cache(1000, 1000)),
-        (ORDER, 0, Cache(LEAST_CONTEXT, LEAST_CONTEXT)),
-        (replace(ORDER, context=2048), 0, Cache(2048, 2048)),
-        (replace(ORDER, context=2048), 640 * 3000, Cache(2048, 3000)),
-        (replace(ORDER, context=9999), 10**9, Cache(4096, 4 * 4096)),
+        (ORDER, 10**9, Cache(4096, 4)),
+        (ORDER, 640 * 9000, Cache(4096, 2)),
+        (ORDER, 640 * 5000, Cache(4096, 1)),
+        (ORDER, 640 * 1000, Cache(1000, 1)),
+        (ORDER, 0, Cache(LEAST_CONTEXT, 1)),
+        (replace(ORDER, context=2048), 0, Cache(2048, 1)),
+        (replace(ORDER, context=2048), 640 * 5000, Cache(2048, 2)),
+        (replace(ORDER, context=9999), 10**9, Cache(4096, 4)),
     ],
 )
-def test_conversations_share_what_memory_there_is(order, budget, planned):
-    assert cache_plan(order, FACTS, budget) == planned
+def test_each_conversation_has_room_for_its_longest(order, budget, planned):
+    cache = cache_plan(order, FACTS, budget)
+    assert cache == planned
+    # llama.cpp ends all answers once the pool is full.
+    assert cache.pool >= cache.context * cache.parallel
+
+
+def test_a_long_model_with_little_memory_answers_several_at_once():
+    facts = FACTS | {"llama.context_length": [131_072]}
+    assert cache_plan(ORDER, facts, 640 * 32_768) == Cache(8192, 4)
 
 
 class Slow:
