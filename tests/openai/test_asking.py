@@ -319,13 +319,13 @@ def test_calls_are_listed_with_their_tokens_and_refusals(platform, chat):
 
     deadline = time.monotonic() + 20
     counts = f"{usage.prompt_tokens}, {usage.completion_tokens}"
-    while not (counts in (text := text_of("programs/", platform)) and "nobody-at-all" in text):
+    while not (counts in (text := page_text("programs/", platform)) and "nobody-at-all" in text):
         assert time.monotonic() < deadline, text
         time.sleep(0.2)
     assert "404 model_not_found" in text
 
 
-def text_of(page: str, platform: Platform) -> str:
+def page_text(page: str, platform: Platform) -> str:
     """What a reader sees, with single blanks."""
     return " ".join(BeautifulSoup(platform.page(page), "html.parser").get_text(" ").split())
 
