@@ -1,9 +1,12 @@
 """A gateway with a tiny model: real model servers, and facts that a test can set."""
 
 import asyncio
+import contextlib
 import shutil
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -70,6 +73,15 @@ class House:
         self.thread.join(20)
 
 
+def listens(path: Path) -> bool:
+    """Its file is there a moment before anybody listens."""
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(str(path))
+        return True
+
+    return False
+
+
 async def closing(coroutine):
     try:
         return await coroutine
@@ -100,8 +112,9 @@ def house(tiny_folder, settings, warm, warm_programs, monkeypatch) -> Iterator[H
     running = House(Path(tempfile.mkdtemp(prefix="gw-")))
     settings.GATEWAY_SOCKET = running.socket
     running.thread.start()
-    while not running.socket.exists():
+    while not listens(running.socket):
         assert running.thread.is_alive()
+        time.sleep(0.01)
     yield running
     running.close()
     shutil.rmtree(running.home, ignore_errors=True)
