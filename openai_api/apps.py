@@ -8,23 +8,23 @@ class OpenAIApiConfig(AppConfig):
 
     def ready(self) -> None:
         from jobs.kinds import WORTH_A_NOTICE, Kind, kind_register
-        from openai_api.asking.house_keeping import asking_prune
         from openai_api.files import files_expire
         from openai_api.fine_tuning.jobs import jobs_advance
+        from openai_api.inference.housekeeping import inference_prune
         from training.work.reconcile import reconcile_also
 
         reconcile_also(jobs_advance)
         reconcile_also(files_expire)
-        reconcile_also(asking_prune)
+        reconcile_also(inference_prune)
 
-        jobs = "openai_api.asking.jobs"
+        jobs = "openai_api.inference.jobs"
         kind_register(
             Kind(
                 "batch",
                 "Batch",
                 run=f"{jobs}.run_batch",
                 ended=f"{jobs}.batch_ended",
-                needs=("openai_api.asking.batch_running",),
+                needs=("openai_api.inference.batch_running",),
                 notice_seconds=WORTH_A_NOTICE,
             )
         )

@@ -20,10 +20,10 @@ from core.text import clean_label, counted
 from core.upload import ReceivedFile
 from datasets_app.models import Dataset, DatasetProblem
 from datasets_app.services import dataset_archive, dataset_create, dataset_delete
-from openai_api.asking.batches import files_in_use
 from openai_api.errors import ApiProblem, missing, problem_of
 from openai_api.idempotency import SENT_AGAIN_SECONDS
 from openai_api.identifiers import new_id
+from openai_api.inference.batches import files_in_use
 from openai_api.models import File, FineTuningJob, Upload
 
 PROBLEMS_TOLD = 20

@@ -18,7 +18,7 @@ from django.utils import timezone
 from core.store import openai_folder
 from datasets_app.models import Dataset
 from models_app.models import BaseModel
-from openai_api.asking.models import Batch, Call, StoredResponse
+from openai_api.inference.models import Batch, Call, StoredResponse
 from training.models import TrainRun
 
 __all__ = [

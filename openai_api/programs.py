@@ -16,8 +16,8 @@ from django.views import View
 from accounts.tokens import tokens_of
 from core.parts import page_or_part, wants_part
 from core.requests import reader_of
-from openai_api.asking.calls import calls_of
 from openai_api.identifiers import models_listed
+from openai_api.inference.calls import calls_of
 
 CALLS_SHOWN = 30
 NO_MODEL = "the-name-of-a-model"

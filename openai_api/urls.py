@@ -10,7 +10,7 @@ JOBS = "fine_tuning/jobs"
 JOB = f"{JOBS}/<str:public_id>"
 
 urlpatterns = [
-    path("", include("openai_api.asking.urls")),
+    path("", include("openai_api.inference.urls")),
     path("models", models.ModelsView.as_view(), name="models"),
     # Names of hubs hold strokes.
     path("models/<path:name>", models.ModelView.as_view(), name="model"),

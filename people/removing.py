@@ -34,8 +34,8 @@ from exports.services import exports_delete
 from jobs.models import Job, Notice
 from models_app.models import BaseModel
 from models_app.services import model_delete
-from openai_api.asking.batches import batches_cancel
 from openai_api.files import files_pass_on
+from openai_api.inference.batches import batches_cancel
 from people.holdings import holdings_text, rows_to_keep, uses_by_others, uses_text
 from people.models import PersonRemoval
 from people.rights import may_remove

@@ -30,7 +30,6 @@ from playground.messages import messages_of
 from playground.models import Answer, Conversation, ConversationQuerySet, Turn
 from playground.prompts import prompts_of
 from playground.sampling import DEFAULT_MAX_TOKENS, tools_clean
-from playground.seen import conversation_seen, stored_answer_seen, turn_seen
 from playground.serializers import (
     ChoiceSerializer,
     ConversationCreateSerializer,
@@ -52,8 +51,9 @@ from playground.serializers import (
     VerdictSerializer,
     WarmSerializer,
 )
-from playground.writing import Asked, written
-from serving.answering import AnswerProblem, loaded_context, prompt_pieces, warm
+from playground.streaming import Asked, written
+from playground.visibility import conversation_seen, stored_answer_seen, turn_seen
+from serving.answering import AnswerProblem, prompt_read, warm
 from serving.targets import Placement, target_find, targets_choices
 from training.api.events import EventRenderer
 
@@ -383,17 +383,20 @@ MOST_PIECES = 4000
 
 async def pieces_answer(placement: Placement, asked: dict[str, Any]) -> JsonResponse:
     """asked: as TokensSerializer has it."""
-    messages, tools, load = asked["messages"], asked["tools"] or None, asked["load"]
     try:
-        pieces = await prompt_pieces(placement, messages, tools=tools, load=load)
-        context = await loaded_context(placement)
+        prompt = await prompt_read(
+            placement,
+            asked["messages"],
+            tools=asked["tools"] or None,
+            load=asked["load"],
+            with_pieces=not asked["count_only"],
+        )
     except AnswerProblem as problem:
         status = 409 if problem.code == "not_loaded" else problem.status
         return JsonResponse(error_body(problem.code, problem.message), status=status)
 
-    shown = pieces[: 0 if asked["count_only"] else MOST_PIECES]
-    seen = [{"id": piece.id, "text": piece.text, "special": piece.special} for piece in shown]
-    return JsonResponse({"count": len(pieces), "context": context, "pieces": seen})
+    pieces = [asdict(piece) for piece in prompt.pieces[:MOST_PIECES]]
+    return JsonResponse({"count": prompt.count, "context": prompt.context, "pieces": pieces})
 
 
 class WarmView(APIView):

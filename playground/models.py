@@ -23,7 +23,7 @@ KEY_LIMIT = 60
 LINK_LIMIT = 40
 WRITER_LIMIT = 40
 
-# Who writes an answer says so every BEAT_SECONDS (playground.writing).
+# Who writes an answer says so every BEAT_SECONDS (playground.streaming).
 BEAT_SECONDS = 10.0
 LOST_AFTER = timedelta(seconds=45)
 LOST = "The platform stopped in the middle of this answer."

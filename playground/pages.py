@@ -26,13 +26,13 @@ from playground.feedback import FEWEST_VOTES, feedback_of, tallies
 from playground.filters import ConversationFilter
 from playground.models import Conversation, ConversationQuerySet
 from playground.sampling import PANES_LIMIT, SETTINGS
-from playground.seen import Targets, conversation_seen, pane_seen
 from playground.services import (
     UNNAMED,
     conversation_delete,
     conversation_update,
     link_set,
 )
+from playground.visibility import Targets, conversation_seen, pane_seen
 from serving.targets import Choice, Served, targets_choices
 
 RECENT = 6

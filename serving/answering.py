@@ -14,7 +14,16 @@ from typing import Any
 import aiohttp
 
 from core.web.open_streams import open_stream
-from serving.leases import NOT_THERE, Event, GatewayGone, Lease, gateway_post, lease, server_session
+from serving.leases import (
+    NOT_THERE,
+    Event,
+    GatewayGone,
+    Lease,
+    Terms,
+    gateway_post,
+    lease,
+    server_session,
+)
 from serving.targets import Placement
 
 CHAT = "/v1/chat/completions"
@@ -89,7 +98,7 @@ async def answer_stream(
     server is lost.
     """
     with open_stream():
-        async with _leased(placement, background=background) as leased:
+        async with _leased(placement, Terms(background=background)) as leased:
             ready: Event = {}
             async with aclosing(_states(leased)) as states:
                 async for ready in states:
@@ -119,7 +128,7 @@ async def answer(
     reaches the caller. background: it has its turn only while nobody else waits.
     """
     with open_stream():
-        async with _served(placement, background=background, on_state=on_state) as server:
+        async with _served(placement, Terms(background=background), on_state) as server:
             reply = await server.post(path, body | {"stream": False})
             return reply | {"model": body.get("model", "")}
 
@@ -144,57 +153,50 @@ class Piece:
     special: bool
 
 
-async def prompt_pieces(
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation with the beginning of an answer, as the model reads it. count: its tokens.
+    context: tokens of one conversation of that model server. pieces: none where only the count was
+    asked for."""
+
+    count: int
+    context: int
+    pieces: list[Piece]
+
+
+async def prompt_read(
     placement: Placement,
     messages: list[dict[str, Any]],
     *,
     tools: list[dict[str, Any]] | None = None,
     load: bool = False,
-) -> list[Piece]:
-    """The exact tokens of a conversation with the beginning of an answer, as the model reads them.
-
-    load: whether the model is loaded for it; else AnswerProblem "not_loaded" where it is not."""
-    async with _served(placement, load=load, marks=True) as server:
-        tokens = await _prompt_tokens(server, messages, tools, with_pieces=True)
-        return await asyncio.to_thread(_pieces, tokens, set(server.ready["marks"]))
-
-
-async def prompt_count(
-    placement: Placement,
-    messages: list[dict[str, Any]],
-    *,
-    tools: list[dict[str, Any]] | None = None,
-    load: bool = False,
-) -> int:
-    """How many tokens prompt_pieces would tell."""
-    async with _served(placement, load=load, answers=False) as server:
-        return len(await _prompt_tokens(server, messages, tools, with_pieces=False))
-
-
-async def _prompt_tokens(
-    server: Server,
-    messages: list[dict[str, Any]],
-    tools: list[dict[str, Any]] | None,
-    *,
-    with_pieces: bool,
-) -> list[Any]:
+    with_pieces: bool = True,
+) -> Prompt:
+    """load: whether the model is loaded for it; else AnswerProblem "not_loaded" where it is not."""
     conversation: dict[str, Any] = {"messages": messages, "add_generation_prompt": True}
     if tools:
         conversation["tools"] = tools
 
-    rendered = await server.post("/apply-template", conversation)
-    told = await server.post(
-        "/tokenize",
-        {
-            "content": rendered["prompt"],
-            "add_special": True,
-            "parse_special": True,
-            "with_pieces": with_pieces,
-            "rendered": True,
-        },
-    )
-    tokens: list[Any] = told["tokens"]
-    return tokens
+    terms = Terms(load=load, marks=with_pieces, answers=False)
+    async with _served(placement, terms) as server:
+        rendered = await server.post("/apply-template", conversation)
+        tokenized = await server.post(
+            "/tokenize",
+            {
+                "content": rendered["prompt"],
+                "add_special": True,
+                "parse_special": True,
+                "with_pieces": with_pieces,
+                "rendered": True,
+            },
+        )
+
+    tokens: list[Any] = tokenized["tokens"]
+    pieces: list[Piece] = []
+    if with_pieces:
+        pieces = await asyncio.to_thread(_pieces, tokens, set(server.ready["marks"]))
+
+    return Prompt(len(tokens), int(server.ready["context"]), pieces)
 
 
 def _pieces(tokens: list[dict[str, Any]], marks: set[int]) -> list[Piece]:
@@ -219,19 +221,10 @@ async def warm(placement: Placement) -> None:
 
 
 @asynccontextmanager
-async def _leased(
-    placement: Placement,
-    *,
-    load: bool = True,
-    background: bool = False,
-    marks: bool = False,
-    answers: bool = True,
-) -> AsyncIterator[Lease]:
+async def _leased(placement: Placement, terms: Terms) -> AsyncIterator[Lease]:
     """Raises AnswerProblem where the gateway is not there."""
     try:
-        async with lease(
-            placement, load=load, background=background, marks=marks, answers=answers
-        ) as leased:
+        async with lease(placement, terms) as leased:
             yield leased
     except GatewayGone as error:
         raise _gone() from error
@@ -240,18 +233,11 @@ async def _leased(
 @asynccontextmanager
 async def _served(
     placement: Placement,
-    *,
-    load: bool = True,
-    background: bool = False,
-    marks: bool = False,
-    answers: bool = True,
+    terms: Terms,
     on_state: Callable[[State], None] = lambda state: None,
 ) -> AsyncIterator[Server]:
     """The server, once it answers. Raises AnswerProblem."""
-    leasing = _leased(
-        placement, load=load, background=background, marks=marks, answers=answers and not marks
-    )
-    async with leasing as leased:
+    async with _leased(placement, terms) as leased:
         ready: Event = {}
         async with aclosing(_states(leased)) as states:
             async for ready in states:

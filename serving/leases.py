@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -104,19 +105,26 @@ class Lease:
         return None
 
 
+@dataclass(frozen=True)
+class Terms:
+    """load: whether the model is loaded for it. background: whether all others have their turn
+    before. marks: whether the ids of the template's marks are wanted. answers: whether somebody is
+    answered by it; counting keeps no train waiting."""
+
+    load: bool = True
+    background: bool = False
+    marks: bool = False
+    answers: bool = True
+
+    @property
+    def query(self) -> str:
+        return "&".join(f"{name}={value:d}" for name, value in asdict(self).items())
+
+
 @asynccontextmanager
-async def lease(
-    placement: Placement,
-    *,
-    load: bool = True,
-    background: bool = False,
-    marks: bool = False,
-    answers: bool = True,
-) -> AsyncIterator[Lease]:
-    """One of that placement, given back at the end however that comes. answers: whether somebody
-    is answered by it, and does not only count. Raises GatewayGone."""
-    query = f"load={load:d}&background={background:d}&marks={marks:d}&answers={answers:d}"
-    url = f"http://gateway/lease?{query}"
+async def lease(placement: Placement, terms: Terms = Terms()) -> AsyncIterator[Lease]:
+    """One of that placement, given back at the end however that comes. Raises GatewayGone."""
+    url = f"http://gateway/lease?{terms.query}"
     try:
         response = await gateway_session().post(url, json=placement.to_json())
     except (aiohttp.ClientError, OSError) as error:

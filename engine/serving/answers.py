@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.serving.answer_text import AnswerText
-from engine.serving.call_form import CallForm
 from engine.serving.generation import End, Token
 from engine.serving.sampling import Sampling
 from engine.serving.token_bytes import token_bytes
-from engine.serving.voices import Voice
+from engine.serving.tool_call_format import ToolCallFormat
+from engine.serving.variants import Variant
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Answer:
     tokens."""
 
     def __init__(
-        self, voice: Voice, prompt: list[int], sampling: Sampling, form: CallForm | None
+        self, variant: Variant, prompt: list[int], sampling: Sampling, form: ToolCallFormat | None
     ) -> None:
-        self.voice = voice
+        self.variant = variant
         self.prompt = prompt
         self.sampling = sampling
         self.form = form
         # Marks of calls may be special tokens.
-        self.stream = AnswerText(voice.tokenizer, sampling.stops, with_marks=form is not None)
+        self.stream = AnswerText(variant.tokenizer, sampling.stops, with_marks=form is not None)
         self.count = 0
         self.text = ""
         self.held = ""
@@ -115,7 +115,7 @@ class Answer:
         return entry | {"top_logprobs": [self._entry(*each) for each in token.likeliest]}
 
     def _entry(self, token: int, log_prob: float) -> dict[str, Any]:
-        data = token_bytes(self.voice.tokenizer, token)
+        data = token_bytes(self.variant.tokenizer, token)
         return {
             "id": token,
             "token": data.decode("utf-8", "replace"),
@@ -124,7 +124,7 @@ class Answer:
         }
 
 
-def _before_call(text: str, form: CallForm) -> tuple[str, str]:
+def _before_call(text: str, form: ToolCallFormat) -> tuple[str, str]:
     """(text in front of whatever may be a call, the rest)."""
     start = form.begin(text)
     if start >= 0:

@@ -1,4 +1,4 @@
-"""The transformers backend's doors: llama.cpp's form of OpenAI's API."""
+"""The transformers backend's endpoints: llama.cpp's form of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from engine.serving.answers import Answer, Ended, Piece
-from engine.serving.doors import Doors, body_read
+from engine.serving.endpoints import Endpoints, body_read
 from engine.serving.generation import End, Task, Token, Writer
 from engine.serving.requests import (
     Asked,
@@ -22,7 +22,7 @@ from engine.serving.requests import (
     CompletionRequest,
     request_read,
 )
-from engine.serving.voices import Voice, Voices
+from engine.serving.variants import Variant, Variants
 
 DONE = b"data: [DONE]\n\n"
 
@@ -42,39 +42,39 @@ CHAT = Form("chat.completion", "chat.completion.chunk", "chatcmpl", is_chat=True
 TEXT = Form("text_completion", "text_completion", "cmpl", is_chat=False)
 
 
-class Api(Doors):
+class Api(Endpoints):
     """context: tokens of one conversation. most_choices: the largest `n`."""
 
     def __init__(
-        self, writer: Writer, voices: Voices, key: str, *, context: int, most_choices: int
+        self, writer: Writer, variants: Variants, key: str, *, context: int, most_choices: int
     ) -> None:
-        super().__init__(voices, key)
+        super().__init__(variants, key)
         self.writer = writer
         self.context = context
         self.most_choices = most_choices
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         asked = request_read(ChatRequest, await body_read(request))
-        voice = self.voice(asked.adapter)
+        variant = self.variant(asked.adapter)
         tools = asked.offered_tools
-        _chat_check(asked, voice)
+        _chat_check(asked, variant)
 
         def tokens() -> list[int]:
-            return voice.ids(voice.prompt(asked.messages, tools))
+            return variant.ids(variant.prompt(asked.messages, tools))
 
         prompt = await asyncio.to_thread(tokens)
         wanted = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
-        answers = self._answers(asked, voice, [prompt], wanted, tools=bool(tools))
+        answers = self._answers(asked, variant, [prompt], wanted, tools=bool(tools))
         return await self._send(request, asked, answers, CHAT)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         asked = request_read(CompletionRequest, await body_read(request))
-        voice = self.voice(asked.adapter)
+        variant = self.variant(asked.adapter)
         prompts = [
-            given if isinstance(given, list) else voice.ids(given, begins=True)
+            given if isinstance(given, list) else variant.ids(given, begins=True)
             for given in asked.prompts
         ]
-        answers = self._answers(asked, voice, prompts, asked.max_tokens, tools=False)
+        answers = self._answers(asked, variant, prompts, asked.max_tokens, tools=False)
         return await self._send(request, asked, answers, TEXT)
 
     # Answers
@@ -82,7 +82,7 @@ class Api(Doors):
     def _answers(
         self,
         asked: Asked,
-        voice: Voice,
+        variant: Variant,
         prompts: list[list[int]],
         wanted: int | None,
         *,
@@ -105,8 +105,8 @@ class Api(Doors):
             most = room if wanted is None or wanted < 0 else min(wanted, room)
             for number in range(asked.n):
                 sampling = asked.sampling(max(1, most), number)
-                calls = voice.calls if tools else None
-                answers.append(Answer(voice, prompt, sampling, calls))
+                calls = variant.calls if tools else None
+                answers.append(Answer(variant, prompt, sampling, calls))
 
         return answers
 
@@ -154,7 +154,7 @@ class Api(Doors):
                 loop.call_soon_threadsafe(said.put_nowait, (number, news))
 
             task = Task(
-                answer.prompt, answer.voice.adapter, answer.sampling, answer.voice.ends, say
+                answer.prompt, answer.variant.adapter, answer.sampling, answer.variant.ends, say
             )
             tasks.append(task)
             self.writer.add(task)
@@ -283,13 +283,13 @@ async def _stream(
     return response
 
 
-def _chat_check(asked: ChatRequest, voice: Voice) -> None:
+def _chat_check(asked: ChatRequest, variant: Variant) -> None:
     """Raises BadRequest for what this backend has not."""
     form = (asked.response_format or {}).get("type", "text")
     if form != "text":
         raise BadRequest(f"This model's server cannot hold answers to the format {form!r}.")
 
-    if asked.offered_tools and voice.calls is None:
+    if asked.offered_tools and variant.calls is None:
         raise BadRequest("This model's chat template has no place for tools.")
 
     if asked.offered_tools and asked.tool_choice not in (None, "auto"):

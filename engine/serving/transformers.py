@@ -10,11 +10,11 @@ import torch
 
 from engine.loading.pretrained import pretrained_load
 from engine.run.hardware import detect, precision_choose, thread_count
-from engine.serving.doors import listen
+from engine.serving.endpoints import listen
 from engine.serving.generation import Writer
 from engine.serving.http_api import Api
 from engine.serving.order import Adapter, Ready, ServeOrder
-from engine.serving.voices import Voices, peft_name
+from engine.serving.variants import Variants, peft_name
 
 ABILITIES = ("logprobs", "n", "min_p", "penalties", "seed")
 # Of a model that names no length that it was trained with.
@@ -30,7 +30,7 @@ def start(order: ServeOrder) -> Ready:
     torch.set_num_threads(order.threads or thread_count())
     precision = precision_choose("auto", device, adapter=True)
 
-    voices = Voices.load(base, order.adapters)
+    variants = Variants.load(base, order.adapters)
     model = pretrained_load(base, dtype=getattr(torch, precision.weights))
     context = _context(model, order.context)
     if order.adapters:
@@ -43,17 +43,17 @@ def start(order: ServeOrder) -> Ready:
     writer.start()
 
     key = secrets.token_hex(16)
-    api = Api(writer, voices, key, context=context, most_choices=order.parallel)
+    api = Api(writer, variants, key, context=context, most_choices=order.parallel)
     url = listen(api.application())
 
     return Ready(
         url=url,
         key=key,
         context=context,
-        extras={name: {"adapter": name} for name in voices.by_key},
-        abilities=[*ABILITIES, *(["tools"] if voices.base.calls else [])],
+        extras={name: {"adapter": name} for name in variants.by_key},
+        abilities=[*ABILITIES, *(["tools"] if variants.base.calls else [])],
         most_choices=order.parallel,
-        marks=voices.base.marks,
+        marks=variants.base.marks,
     )
 
 

@@ -1,7 +1,7 @@
-"""Answers by vLLM, where it is installed and there is a GPU: its own server, as a child, behind doors
+"""Answers by vLLM, where it is installed and there is a GPU: its own server, as a child, behind endpoints
 of ours that know llama.cpp's form of /tokenize and /apply-template.
 
-Where this was written there was no GPU: its arguments and the doors are tested, vLLM was not run."""
+Where this was written there was no GPU: its arguments and the endpoints are tested, vLLM was not run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from aiohttp import web
 from engine.loading.architecture import Refused
 from engine.models.inspect import json_read
 from engine.process.isolation import die_with_parent
-from engine.serving.doors import Doors, body_read, listen
+from engine.serving.endpoints import Endpoints, body_read, listen
 from engine.serving.order import Adapter, Ready, ServeOrder
 from engine.serving.requests import BadRequest
-from engine.serving.voices import Voice, Voices
+from engine.serving.variants import Variant, Variants
 
 BASE = "base"
 ABILITIES = ("json_schema", "json_object", "logprobs", "n", "min_p", "penalties", "seed")
@@ -45,11 +45,11 @@ GPU_SHARE = "0.85"
 def start(order: ServeOrder) -> Ready:
     """Load the model and answer. Raises Refused where vLLM ends before it answers."""
     base = Path(order.base)
-    voices = Voices.load(base, order.adapters)
+    variants = Variants.load(base, order.adapters)
     inner, port = secrets.token_hex(16), _free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main"]
     process = subprocess.Popen(  # noqa: S603 - a list, no shell
-        [*command, *arguments_of(order, port, parser_of(voices.base))],
+        [*command, *arguments_of(order, port, parser_of(variants.base))],
         # Others may read the arguments of a process, and not its environment.
         env={**os.environ, "VLLM_API_KEY": inner, "HF_HUB_OFFLINE": "1", "VLLM_DO_NOT_TRACK": "1"},
         stdin=subprocess.DEVNULL,
@@ -59,15 +59,15 @@ def start(order: ServeOrder) -> Ready:
     _wait(process, upstream)
 
     key = secrets.token_hex(16)
-    url = listen(Front(voices, key, upstream, inner).application())
+    url = listen(Front(variants, key, upstream, inner).application())
     return Ready(
         url=url,
         key=key,
         context=context_of(order),
-        extras={name: {"model": name or BASE, "adapter": name} for name in voices.by_key},
-        abilities=[*ABILITIES, *(["tools"] if parser_of(voices.base) else [])],
+        extras={name: {"model": name or BASE, "adapter": name} for name in variants.by_key},
+        abilities=[*ABILITIES, *(["tools"] if parser_of(variants.base) else [])],
         most_choices=MOST_CHOICES,
-        marks=voices.base.marks,
+        marks=variants.base.marks,
     )
 
 
@@ -104,9 +104,9 @@ def rank_of(adapters: list[Adapter]) -> int:
     raise Refused(f"vLLM takes adapters of rank {RANKS[-1]} at most, and this one has {highest}.")
 
 
-def parser_of(voice: Voice) -> str:
+def parser_of(variant: Variant) -> str:
     """vLLM's parser of this model's tool calls, "" for none."""
-    form = voice.calls
+    form = variant.calls
     if form is None or form.between is not None:
         return ""
 
@@ -145,11 +145,11 @@ def _wait(process: subprocess.Popen[bytes], url: str) -> None:
     raise Refused(f"vLLM did not answer within {START_SECONDS / 60:.0f} minutes.")
 
 
-class Front(Doors):
+class Front(Endpoints):
     """upstream: vLLM's address, inner: its key."""
 
-    def __init__(self, voices: Voices, key: str, upstream: str, inner: str) -> None:
-        super().__init__(voices, key)
+    def __init__(self, variants: Variants, key: str, upstream: str, inner: str) -> None:
+        super().__init__(variants, key)
         self.upstream = upstream
         self.inner = inner
 

@@ -17,8 +17,8 @@ from django.db.models import QuerySet
 from rest_framework.request import Request
 
 from openai_api.errors import ApiProblem
-from openai_api.fine_tuning.bodies import fine_tuned_model
 from openai_api.fine_tuning.jobs import status_of
+from openai_api.fine_tuning.objects import fine_tuned_model
 from openai_api.fine_tuning.results import named
 from openai_api.models import FineTuningJob
 from openai_api.pages import limit_of, list_body

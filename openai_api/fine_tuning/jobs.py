@@ -21,8 +21,8 @@ from engine.rewards.registry import CUSTOM_PREFIX
 from jobs.devices.presence import worker_state
 from openai_api.errors import ApiProblem, missing, problem_of
 from openai_api.files import problems_text
-from openai_api.fine_tuning.asking import JobRequest, digest_of, job_request
 from openai_api.fine_tuning.methods import method_of, params_of
+from openai_api.fine_tuning.requests import JobRequest, digest_of, job_request
 from openai_api.fine_tuning.results import results_make
 from openai_api.idempotency import SENT_AGAIN_SECONDS, Retry, same_body_check
 from openai_api.identifiers import new_id

@@ -20,9 +20,9 @@ from accounts.authentication import TokenAuthentication
 from accounts.request_limits import Allowance
 from core.requests import reader_of
 from core.web.later import LaterResponse
-from openai_api.asking.calls import call_of, call_record
-from openai_api.asking.models import Call
 from openai_api.errors import ApiProblem, exception_handler
+from openai_api.inference.calls import call_of, call_record
+from openai_api.inference.models import Call
 
 VERSION = "2020-10-01"
 

@@ -10,7 +10,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from core.upload import DiskUploadHandler
-from openai_api.asking.batches import file_unused_check
 from openai_api.errors import ApiProblem
 from openai_api.files import (
     expiry_of,
@@ -24,6 +23,7 @@ from openai_api.files import (
     received_of,
     with_problems,
 )
+from openai_api.inference.batches import file_unused_check
 from openai_api.models import File
 from openai_api.pages import list_body, rows_page
 from openai_api.uploads import (

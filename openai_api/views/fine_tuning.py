@@ -12,7 +12,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from openai_api.errors import ApiProblem
-from openai_api.fine_tuning.bodies import checkpoint_bodies, checkpoint_id, job_body
 from openai_api.fine_tuning.events import events_page
 from openai_api.fine_tuning.graders import grader_run, grading_of
 from openai_api.fine_tuning.jobs import (
@@ -24,6 +23,7 @@ from openai_api.fine_tuning.jobs import (
     job_pause,
     job_resume,
 )
+from openai_api.fine_tuning.objects import checkpoint_bodies, checkpoint_id, job_body
 from openai_api.idempotency import retry_of
 from openai_api.models import FineTuningJob
 from openai_api.pages import list_body, rows_page

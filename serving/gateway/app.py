@@ -1,4 +1,4 @@
-"""The gateway's door: HTTP on a socket of the file system that nobody but this platform's user may
+"""The gateway's HTTP endpoints, on a socket of the file system that nobody but this platform's user may
 open.
 
     POST /lease    a Placement; JSON lines, as Gateway.lease has them, until the client leaves

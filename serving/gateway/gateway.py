@@ -17,8 +17,8 @@ from typing import Any
 from core.memory import memory_available
 from jobs.devices.sharing import shared_sides
 from serving.gateway.child import background, background_end
+from serving.gateway.cleanup import leftovers_remove, mark_used
 from serving.gateway.facts import Facts, answers_tell, facts_read, keys_gone
-from serving.gateway.leftovers import leftovers_remove, mark_used
 from serving.gateway.model_server import Event, Lease, ModelServer
 from serving.gateway.prepared import Preparations, serving_folder
 from serving.gateway.problems import FAULT, ServeProblem

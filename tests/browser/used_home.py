@@ -28,7 +28,7 @@ from jobs.models import Job
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
-from openai_api.asking.models import Call
+from openai_api.inference.models import Call
 from playground.models import Answer, Conversation, Feedback, Turn
 from serving.gateway.prepared import NOT_COMPARED
 from tests.tiny import CHAT_TEMPLATE

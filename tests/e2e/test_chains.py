@@ -48,7 +48,7 @@ def paused(platform: Platform, chain: dict) -> dict:
     return platform.poll(f"chains/{chain['id']}/", lambda row: row["status"] in PAUSED, seconds=300)
 
 
-def test_stages_follow_each_other_though_the_house_keeping_is_killed(platform, toys, pairs):
+def test_stages_follow_each_other_though_the_housekeeping_is_killed(platform, toys, pairs):
     chain = ordered(platform, toys, pairs, {"kind": "better"}, "adapter")
     platform.poll(f"chains/{chain['id']}/", lambda row: row["stages"][0]["model"], seconds=200)
     (watch,) = platform.processes("manage.py", "watch")

@@ -16,11 +16,11 @@ from jobs.kinds import CANCELLED, NotNow
 from jobs.models import Job
 from jobs.services import job_claim
 from jobs.worker import JobsWorker
-from openai_api.asking import answers, batch_ends, batch_running
-from openai_api.asking.batch_ends import Written, batch_ended_early, batch_key, work_folder
-from openai_api.asking.batch_running import batch_run
-from openai_api.asking.house_keeping import asking_prune
-from openai_api.asking.models import Batch, StoredResponse
+from openai_api.inference import answers, batch_ends, batch_running
+from openai_api.inference.batch_ends import Written, batch_ended_early, batch_key, work_folder
+from openai_api.inference.batch_running import batch_run
+from openai_api.inference.housekeeping import inference_prune
+from openai_api.inference.models import Batch, StoredResponse
 from openai_api.models import File
 from people.accounts import person_update
 from serving.answering import AnswerProblem, Data
@@ -196,7 +196,7 @@ def test_what_is_answered_outlives_the_file_of_requests(openai, models):
 
     File.objects.get(public_id=batch.input_file_id).own_path.unlink()
     assert batch_run(batch.pk) == "The file of requests is gone."
-    asking_prune()
+    inference_prune()
     assert list(told(openai, batch)) == ["a"]
     assert (batch.status, batch.errors[0]["code"]) == ("failed", "file_not_found")
     assert openai.files.delete(batch.input_file_id).deleted
@@ -212,7 +212,7 @@ def test_an_end_that_is_not_committed_loses_no_answers(openai, models):
     assert told(openai, batch) == {}
 
     # The same where the process ends right behind the commit.
-    asking_prune()
+    inference_prune()
     assert set(told(openai, batch)) == {"a", "b"}
     assert batch.status == "cancelled"
     assert not work_folder(batch).exists()

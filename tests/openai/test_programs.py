@@ -8,10 +8,10 @@ from bs4 import BeautifulSoup
 from django.utils import timezone
 
 from accounts.models import Token
-from openai_api.asking.calls import calls_prune, calls_write
-from openai_api.asking.house_keeping import asking_prune
-from openai_api.asking.models import Call, StoredResponse
 from openai_api.identifiers import NamedModel
+from openai_api.inference.calls import calls_prune, calls_write
+from openai_api.inference.housekeeping import inference_prune
+from openai_api.inference.models import Call, StoredResponse
 from openai_api.programs import CALLS_SHOWN, examples, newest_model
 
 
@@ -111,7 +111,7 @@ def test_what_is_old_is_forgotten(alice):
         StoredResponse.objects.create(
             owner=alice, body={}, messages=[], expires_at=timezone.now() + timedelta(days=days)
         )
-    asking_prune()
+    inference_prune()
     calls_prune()
     assert (Call.objects.count(), StoredResponse.objects.count()) == (1, 1)
 

@@ -172,7 +172,7 @@ def test_a_chain_starts_nothing_more_for_somebody_who_goes(world, olga):
     assert not User.objects.filter(username="alice").exists()
 
 
-def test_house_keeping_finishes_what_had_to_wait(world, olga):
+def test_housekeeping_finishes_what_had_to_wait(world, olga):
     TrainRun.objects.update(status=Status.RUNNING, host="elsewhere")
     person_remove(person=world.owner, by=olga, delete_data=True)
     TrainRun.objects.update(status=Status.STOPPED)

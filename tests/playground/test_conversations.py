@@ -11,7 +11,6 @@ from models_app.models import BaseModel
 from playground.messages import messages_of
 from playground.models import LOST, LOST_AFTER, Answer, Conversation
 from playground.sampling import SETTINGS, TEXT_LIMIT
-from playground.seen import answer_seen
 from playground.services import (
     answer_beat,
     answer_begin,
@@ -21,6 +20,7 @@ from playground.services import (
     link_set,
     turn_add,
 )
+from playground.visibility import answer_seen
 from tests.playground.conftest import answer_of, ask, fresh
 
 API = "/api/v1/conversations/"
@@ -238,7 +238,7 @@ def test_sharing_with_everyone_shares_no_model(make_model, make_conversation, al
     conversation = make_conversation(panes=[{"target": f"model-{hidden.pk}"}])
     turn = ask(conversation, "One?", "said by the hidden one")
     sharing_set(conversation, by=olga, shared=True)
-    from playground.seen import conversation_seen
+    from playground.visibility import conversation_seen
 
     seen = conversation_seen(fresh(turn).conversation, bob)
     assert (seen["models_left_out"], seen["panes"], seen["may_change"]) == (1, [], False)

@@ -19,7 +19,7 @@ from playground.datasets import dataset_make, next_train
 from playground.feedback import FEWEST_VOTES, correction, feedback_of, tallies, thumb, vote
 from playground.messages import messages_of
 from playground.models import Answer, Feedback, FeedbackDataset
-from playground.seen import turn_seen
+from playground.visibility import turn_seen
 from tests.playground.conftest import answer_of, ask, fresh
 
 Form = FeedbackDataset.Form

@@ -19,7 +19,7 @@ from serving.answering import (
     answer,
     answer_stream,
     loaded_context,
-    prompt_pieces,
+    prompt_read,
     warm,
 )
 from serving.gateway import child, gateway, model_server
@@ -205,15 +205,20 @@ def test_what_llama_cpp_does_not_know_is_answered_all_the_same(house, unknown):
 
 def test_the_tokens_of_a_conversation(house, base):
     house.run(asked(base))
-    pieces = house.run(prompt_pieces(base, QUESTION["messages"]))
-    assert [piece.text for piece in pieces if piece.special] == ["<bos>"]
-    assert "What" in "".join(piece.text for piece in pieces)
+    prompt = house.run(prompt_read(base, QUESTION["messages"]))
+    assert [piece.text for piece in prompt.pieces if piece.special] == ["<bos>"]
+    assert "What" in "".join(piece.text for piece in prompt.pieces)
+    assert prompt.count == len(prompt.pieces)
+
+    counted = house.run(prompt_read(base, QUESTION["messages"], with_pieces=False))
+    assert counted == replace(prompt, pieces=[])
+    assert prompt.context == house.run(loaded_context(base))
 
 
 def test_what_is_not_loaded_is_loaded_on_demand_alone(house, base):
     assert house.run(loaded_context(base)) == 0
     with pytest.raises(AnswerProblem) as caught:
-        house.run(prompt_pieces(base, QUESTION["messages"]))
+        house.run(prompt_read(base, QUESTION["messages"]))
     assert caught.value.code == "not_loaded"
 
     async def warmed():

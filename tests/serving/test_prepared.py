@@ -11,7 +11,7 @@ from core.programs import ProgramKilled, ProgramProblem, ProgramRefusal, TimeLim
 from engine.serving import backends
 from engine.serving.order import LLAMA_CPP, TRANSFORMERS
 from serving.gateway import leftovers, prepared
-from serving.gateway.leftovers import leftovers_remove
+from serving.gateway.cleanup import leftovers_remove
 from serving.gateway.prepared import Preparations
 from serving.gateway.problems import ServeProblem
 from serving.targets import Placement

@@ -7,10 +7,10 @@ import pytest
 from engine.chat.template import ChatTemplate
 from engine.chat.tool_turns import ToolTurns
 from engine.serving.answers import Answer, Piece
-from engine.serving.call_form import call_form_learn
 from engine.serving.generation import End, Token
 from engine.serving.sampling import Sampling
-from engine.serving.voices import Voice
+from engine.serving.tool_call_format import call_form_learn
+from engine.serving.variants import Variant
 from tests.engine.chat_templates import NAMES, TOOL, template_of, tokenizer_for, user
 from tests.engine.serving.servers import CHAT, QUESTION, Server
 from tests.engine.test_tool_turns import NINE_CHARACTERS
@@ -92,10 +92,10 @@ def test_what_is_no_call_stays_text(text):
 )
 def test_a_stream_holds_back_what_may_be_a_call(name, texts, told):
     tokenizer = tokenizer_for(template_of(name))
-    voice = Voice.__new__(Voice)
-    voice.tokenizer = tokenizer
+    variant = Variant.__new__(Variant)
+    variant.tokenizer = tokenizer
     form = call_form_learn(ChatTemplate(tokenizer))
-    answer = Answer(voice, [1], Sampling(), form)
+    answer = Answer(variant, [1], Sampling(), form)
     pieces = []
     for text in texts:
         for token in tokenizer(text, add_special_tokens=False)["input_ids"]:

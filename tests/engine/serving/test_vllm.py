@@ -6,9 +6,9 @@ import pytest
 
 from engine.loading.architecture import Refused
 from engine.serving import vllm
-from engine.serving.doors import listen
+from engine.serving.endpoints import listen
 from engine.serving.order import VLLM, Adapter, Ready, ServeOrder
-from engine.serving.voices import Voices
+from engine.serving.variants import Variants
 from tests.engine.serving.servers import TUNED, Server, order_of
 
 # One process makes the models.
@@ -57,9 +57,9 @@ def test_too_large_a_rank_is_refused(adapter):
 def test_the_doors_in_front_of_it_pass_answers_on(served, by_transformers: Server):
     """With another server in vLLM's place, which knows the same requests."""
     order = order_of(VLLM, served.base, served.adapter)
-    voices = Voices.load(served.base, order.adapters)
+    variants = Variants.load(served.base, order.adapters)
     upstream = by_transformers.ready
-    front = vllm.Front(voices, "key", upstream.url, upstream.key)
+    front = vllm.Front(variants, "key", upstream.url, upstream.key)
     ready = Ready(listen(front.application()), "key", 512, {"": {}, TUNED: {}}, [])
     server = Server(ready, VLLM)
 

@@ -12,12 +12,12 @@ from engine.chat.render import Renderer, tokenizer_load
 from engine.chat.template import Message, Tools
 from engine.loading.end_tokens import ends_of
 from engine.rows.examples import Example
-from engine.serving.call_form import CallForm, call_form_learn
 from engine.serving.folders import generation_folder, tokenizer_folder
 from engine.serving.order import Adapter
+from engine.serving.tool_call_format import ToolCallFormat, call_form_learn
 
 
-class Voice:
+class Variant:
     """adapter: its name in peft, "" for the base alone."""
 
     def __init__(self, base: Path, adapter: Path | None, name: str) -> None:
@@ -28,7 +28,7 @@ class Voice:
         self.ends = set(self.renderer.stop_ids(sorted(known)))
 
     @cached_property
-    def calls(self) -> CallForm | None:
+    def calls(self) -> ToolCallFormat | None:
         """How it writes calls of tools; None where it has no place for them."""
         return call_form_learn(self.renderer.template)
 
@@ -54,21 +54,21 @@ class Voice:
 
 
 @dataclass(frozen=True)
-class Voices:
+class Variants:
     """by_key: of each adapter's key, "" for the base alone."""
 
-    by_key: dict[str, Voice]
+    by_key: dict[str, Variant]
 
     @classmethod
-    def load(cls, base: Path, adapters: list[Adapter]) -> Voices:
-        found = {"": Voice(base, None, "")}
+    def load(cls, base: Path, adapters: list[Adapter]) -> Variants:
+        found = {"": Variant(base, None, "")}
         for number, adapter in enumerate(adapters):
-            found[adapter.key] = Voice(base, Path(adapter.path), peft_name(number))
+            found[adapter.key] = Variant(base, Path(adapter.path), peft_name(number))
 
         return cls(found)
 
     @property
-    def base(self) -> Voice:
+    def base(self) -> Variant:
         return self.by_key[""]
 
 

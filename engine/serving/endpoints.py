@@ -1,4 +1,4 @@
-"""The doors that all backends of ours have, and how they are opened."""
+"""The endpoints that all backends of ours have, and how they are opened."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiohttp import web
 from engine.chat.template import TemplateProblem
 from engine.serving.requests import BadRequest, TemplateRequest, TokenizeRequest, request_read
 from engine.serving.token_bytes import piece_of
-from engine.serving.voices import Voice, Voices
+from engine.serving.variants import Variant, Variants
 
 MOST_BODY_BYTES = 64 * 2**20
 # Seconds until the server listens.
@@ -23,11 +23,11 @@ START_SECONDS = 30
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Doors:
+class Endpoints:
     """Tokens and chat templates by transformers, for whoever knows the key. Subclasses answer."""
 
-    def __init__(self, voices: Voices, key: str) -> None:
-        self.voices = voices
+    def __init__(self, variants: Variants, key: str) -> None:
+        self.variants = variants
         self.key = key
 
     def application(self) -> web.Application:
@@ -66,22 +66,22 @@ class Doors:
 
     async def tokenize(self, request: web.Request) -> web.StreamResponse:
         asked = request_read(TokenizeRequest, await body_read(request))
-        voice = self.voice(asked.adapter)
+        variant = self.variant(asked.adapter)
         # As in answers, where the template alone says how a conversation begins.
         begins = asked.add_special and not asked.rendered
         ids = await asyncio.to_thread(
-            voice.ids, asked.content, begins=begins, marks=asked.parse_special
+            variant.ids, asked.content, begins=begins, marks=asked.parse_special
         )
         if not asked.with_pieces:
             return web.json_response({"tokens": ids})
 
-        pieces = [{"id": token, "piece": piece_of(voice.tokenizer, token)} for token in ids]
+        pieces = [{"id": token, "piece": piece_of(variant.tokenizer, token)} for token in ids]
         return web.json_response({"tokens": pieces})
 
     async def apply_template(self, request: web.Request) -> web.StreamResponse:
         asked = request_read(TemplateRequest, await body_read(request))
-        voice = self.voice(asked.adapter)
-        prompt = await asyncio.to_thread(voice.prompt, asked.messages, asked.tools)
+        variant = self.variant(asked.adapter)
+        prompt = await asyncio.to_thread(variant.prompt, asked.messages, asked.tools)
         return web.json_response({"prompt": prompt})
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -90,12 +90,12 @@ class Doors:
     async def completions(self, request: web.Request) -> web.StreamResponse:
         raise NotImplementedError
 
-    def voice(self, adapter: str) -> Voice:
-        voice = self.voices.by_key.get(adapter)
-        if voice is None:
+    def variant(self, adapter: str) -> Variant:
+        variant = self.variants.by_key.get(adapter)
+        if variant is None:
             raise BadRequest(f"This server has no adapter {adapter!r}.")
 
-        return voice
+        return variant
 
 
 async def body_read(request: web.Request) -> Any:

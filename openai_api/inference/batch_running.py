@@ -20,9 +20,10 @@ from core.text import storable
 from core.web.in_thread import in_thread
 from jobs.kinds import NotNow
 from jobs.progress import progress_report
-from openai_api.asking.answers import Asking, answer_whole, broken_off, problem_of_answer
-from openai_api.asking.asks import RESPONSES, Ask, ask_of
-from openai_api.asking.batch_ends import (
+from openai_api.errors import ApiProblem, problem_of
+from openai_api.identifiers import model_find
+from openai_api.inference.answers import Asking, answer_whole, broken_off, problem_of_answer
+from openai_api.inference.batch_ends import (
     Written,
     batch_end,
     batch_error,
@@ -30,9 +31,8 @@ from openai_api.asking.batch_ends import (
     counts_store,
     lines_of,
 )
-from openai_api.asking.models import Batch
-from openai_api.errors import ApiProblem, problem_of
-from openai_api.identifiers import model_find
+from openai_api.inference.endpoints import RESPONSES, Ask, ask_of
+from openai_api.inference.models import Batch
 from openai_api.models import File
 from serving.answering import AnswerProblem, loaded_context
 from serving.leases import sessions_close

@@ -7,9 +7,9 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from openai_api.asking.bodies import MOST_CHARACTERS, Question
-from openai_api.asking.fields import missing_field, model_name, not_supported, texts
 from openai_api.errors import ApiProblem
+from openai_api.inference.bodies import MOST_CHARACTERS, Question
+from openai_api.inference.fields import missing_field, model_name, not_supported, texts
 
 MOST_INPUTS = 2048
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from openai_api.asking.fields import (
+from openai_api.errors import ApiProblem
+from openai_api.inference.fields import (
     Field,
     boolean,
     fields_take,
@@ -25,7 +26,6 @@ from openai_api.asking.fields import (
     texts,
     wrong_type,
 )
-from openai_api.errors import ApiProblem
 
 MOST_ANSWERS = 16
 MOST_TOKENS = 1 << 30

@@ -14,12 +14,12 @@ from typing import Any
 from django.http import HttpRequest, HttpResponseBase, JsonResponse, StreamingHttpResponse
 
 from core.web.later import LaterResponse
-from openai_api.asking.abilities import abilities_check
-from openai_api.asking.bodies import Question
-from openai_api.asking.calls import CLIENT_LEFT, call_record_later
-from openai_api.asking.chat import Chunks, whole_of_stream, whole_tidy
-from openai_api.asking.models import Call
 from openai_api.errors import ApiProblem
+from openai_api.inference.abilities import abilities_check
+from openai_api.inference.bodies import Question
+from openai_api.inference.calls import CLIENT_LEFT, call_record_later
+from openai_api.inference.chat import Chunks, whole_of_stream, whole_tidy
+from openai_api.inference.models import Call
 from serving.answering import AnswerProblem, Data, State, answer, answer_stream
 from serving.targets import Placement
 

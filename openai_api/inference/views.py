@@ -11,11 +11,11 @@ from django.http.response import HttpResponseBase
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.response import Response
 
-from openai_api.asking.answers import Asked, streamed, whole
-from openai_api.asking.asks import ask_of
-from openai_api.asking.calls import call_of
-from openai_api.asking.responses import stored_response
 from openai_api.identifiers import model_find
+from openai_api.inference.answers import Asked, streamed, whole
+from openai_api.inference.calls import call_of
+from openai_api.inference.endpoints import ask_of
+from openai_api.inference.responses import stored_response
 from openai_api.views.base import OpenAIView
 
 
@@ -30,7 +30,7 @@ class EventsRenderer(BaseRenderer):
 
 
 class AskingView(OpenAIView):
-    """endpoint: one of openai_api.asking.asks.ENDPOINTS."""
+    """endpoint: one of openai_api.inference.endpoints.ENDPOINTS."""
 
     renderer_classes = (JSONRenderer, EventsRenderer)
     endpoint = ""

@@ -44,7 +44,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class CallForm:
+class ToolCallFormat:
     """opening: the text in front of a call, "" where an answer that is an object is a call.
     between: what stands between the name and the arguments, where both are in no object."""
 
@@ -94,7 +94,7 @@ class CallForm:
         return [Call(name.strip(), _json(arguments))] if isinstance(arguments, dict) else []
 
 
-def call_form_learn(template: ChatTemplate) -> CallForm | None:
+def call_form_learn(template: ChatTemplate) -> ToolCallFormat | None:
     """None for a template that has no place for calls, or whose form is another one."""
     call = {"type": "function", "function": {"name": NAME, "arguments": {KEY: VALUE}}}
     calls = _rendered(template, {"role": "assistant", "content": "", "tool_calls": [call]})
@@ -111,7 +111,7 @@ def _rendered(template: ChatTemplate, answer: Message) -> str:
     return text.rpartition(ASKED)[2]
 
 
-def _form_of(answer: str) -> CallForm | None:
+def _form_of(answer: str) -> ToolCallFormat | None:
     """answer: a turn with one call, as the template writes it."""
     name_at = answer.find(NAME)
     if name_at < 0 or KEY not in answer:
@@ -120,7 +120,7 @@ def _form_of(answer: str) -> CallForm | None:
     for match in re.finditer(r"[{\[]", answer[:name_at]):
         found = _object(answer[match.start() :])
         if _from_value(found):
-            return CallForm(_mark(answer[: match.start()]))
+            return ToolCallFormat(_mark(answer[: match.start()]))
 
     arguments_at = answer.find("{", name_at)
     if arguments_at < 0 or _object(answer[arguments_at:]) != {KEY: VALUE}:
@@ -128,7 +128,7 @@ def _form_of(answer: str) -> CallForm | None:
 
     between = answer[name_at + len(NAME) : arguments_at]
     opening = answer[:name_at].lstrip()
-    return CallForm(opening, between) if between and opening else None
+    return ToolCallFormat(opening, between) if between and opening else None
 
 
 def _mark(before: str) -> str:

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from openai_api.asking import answers
-from openai_api.asking.answers import Asked, chat_events, streamed, whole
-from openai_api.asking.bodies import Question
-from openai_api.asking.models import Call
+from openai_api.inference import answers
+from openai_api.inference.answers import Asked, chat_events, streamed, whole
+from openai_api.inference.bodies import Question
+from openai_api.inference.models import Call
 from serving.answering import AnswerProblem, Data, State
 
 LOADING = State("loading", "Loading the model (about 4 s)")

@@ -20,8 +20,8 @@ from django.utils import timezone
 from core.store import openai_folder
 from jobs.kinds import CANCELLED, TOO_LONG
 from jobs.models import Job
-from openai_api.asking.models import Batch
 from openai_api.identifiers import new_id
+from openai_api.inference.models import Batch
 from openai_api.models import File
 
 Status = Batch.Status

@@ -9,19 +9,19 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from core.errors import UserError
-from openai_api.asking import responses
-from openai_api.asking.abilities import abilities_check
-from openai_api.asking.asks import ENDPOINTS, ask_of
-from openai_api.asking.bodies import (
+from openai_api.errors import ApiProblem
+from openai_api.inference import responses
+from openai_api.inference.abilities import abilities_check
+from openai_api.inference.bodies import (
     MOST_CHARACTERS,
     Question,
     chat_question,
     completion_question,
 )
-from openai_api.asking.models import StoredResponse
-from openai_api.asking.responses import Events, Response
-from openai_api.asking.responses_body import messages_of_input
-from openai_api.errors import ApiProblem
+from openai_api.inference.endpoints import ENDPOINTS, ask_of
+from openai_api.inference.models import StoredResponse
+from openai_api.inference.responses import Events, Response
+from openai_api.inference.responses_body import messages_of_input
 from serving.answering import Data
 
 HELLO = [{"role": "user", "content": "hello"}]

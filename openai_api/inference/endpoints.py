@@ -9,18 +9,18 @@ from typing import Any
 from django.contrib.auth.models import User
 
 from core.store import require_disk
-from openai_api.asking.answers import Asked, Shape, chat_events
-from openai_api.asking.bodies import Question, chat_question, completion_question
-from openai_api.asking.embeddings import embeddings_question, embeddings_shape
-from openai_api.asking.responses import (
+from openai_api.errors import ApiProblem
+from openai_api.inference.answers import Asked, Shape, chat_events
+from openai_api.inference.bodies import Question, chat_question, completion_question
+from openai_api.inference.embeddings import embeddings_question, embeddings_shape
+from openai_api.inference.responses import (
     ROOM_BYTES,
     Events,
     Response,
     response_of_chat,
     stored_response,
 )
-from openai_api.asking.responses_body import fields_of, messages_of_input, responses_question
-from openai_api.errors import ApiProblem
+from openai_api.inference.responses_body import fields_of, messages_of_input, responses_question
 from serving.answering import CHAT, COMPLETIONS, EMBEDDINGS
 
 RESPONSES = "/v1/responses"

@@ -16,10 +16,10 @@ from django.utils import timezone
 
 from core.text import storable
 from core.web.in_thread import in_thread
-from openai_api.asking.answers import Asked
-from openai_api.asking.chat import Chunks
-from openai_api.asking.models import StoredResponse, response_id
 from openai_api.errors import ApiProblem, missing
+from openai_api.inference.answers import Asked
+from openai_api.inference.chat import Chunks
+from openai_api.inference.models import StoredResponse, response_id
 from serving.answering import Data
 
 KEPT = timedelta(days=30)

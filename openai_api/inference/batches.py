@@ -18,12 +18,12 @@ from core.text import storable
 from jobs.adding import job_add
 from jobs.kinds import CANCELLED, NORMAL_SECONDS
 from jobs.services import job_cancel
-from openai_api.asking.asks import ENDPOINTS
-from openai_api.asking.batch_ends import NOT_ENDED, batch_ended_early, batch_key, batch_move
-from openai_api.asking.fields import mapping_of_texts
-from openai_api.asking.models import Batch
 from openai_api.errors import ApiProblem, missing
 from openai_api.idempotency import SENT_AGAIN_SECONDS, Retry, same_body_check
+from openai_api.inference.batch_ends import NOT_ENDED, batch_ended_early, batch_key, batch_move
+from openai_api.inference.endpoints import ENDPOINTS
+from openai_api.inference.fields import mapping_of_texts
+from openai_api.inference.models import Batch
 from openai_api.models import File
 
 WINDOW = "24h"

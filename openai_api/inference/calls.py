@@ -17,7 +17,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from openai_api.asking.models import Call
+from openai_api.inference.models import Call
 
 KEPT = timedelta(hours=1)
 # Rows that wait in memory; of more, which no database takes for minutes, the oldest are lost.

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from openai_api.asking.bodies import Question, chat_question
-from openai_api.asking.fields import (
+from openai_api.errors import ApiProblem
+from openai_api.inference.bodies import Question, chat_question
+from openai_api.inference.fields import (
     Field,
     boolean,
     fields_take,
@@ -22,7 +23,6 @@ from openai_api.asking.fields import (
     texts,
     wrong_type,
 )
-from openai_api.errors import ApiProblem
 
 FIELDS = {
     "instructions": Field(text),

@@ -6,12 +6,12 @@ from typing import Any
 
 from rest_framework.response import Response
 
-from openai_api.asking.batches import batch_cancel, batch_create, batch_find, batch_of
-from openai_api.asking.fields import missing_field
-from openai_api.asking.models import Batch
 from openai_api.errors import ApiProblem
 from openai_api.files import file_of
 from openai_api.idempotency import retry_of
+from openai_api.inference.batches import batch_cancel, batch_create, batch_find, batch_of
+from openai_api.inference.fields import missing_field
+from openai_api.inference.models import Batch
 from openai_api.pages import list_body, rows_page
 from openai_api.views.base import OpenAIView
 

@@ -2,9 +2,9 @@
 
 from django.urls import path
 
-from openai_api.asking.asks import RESPONSES
-from openai_api.asking.batch_views import BatchCancelView, BatchesView, BatchView
-from openai_api.asking.views import AskingView, ResponseView
+from openai_api.inference.batch_views import BatchCancelView, BatchesView, BatchView
+from openai_api.inference.endpoints import RESPONSES
+from openai_api.inference.views import AskingView, ResponseView
 from serving.answering import CHAT, COMPLETIONS, EMBEDDINGS
 
 urlpatterns = [

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from openai_api.asking.bodies import Question
+from openai_api.inference.bodies import Question
 from serving.answering import Data
 
 # What model servers call every model.

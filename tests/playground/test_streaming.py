@@ -16,9 +16,9 @@ from core.web import in_thread
 from playground import writing
 from playground.api import AnswerResponse
 from playground.models import Answer
-from playground.seen import stored_answer_seen
 from playground.services import answer_begin, answer_end
-from playground.writing import Asked, written
+from playground.streaming import Asked, written
+from playground.visibility import stored_answer_seen
 from serving.answering import AnswerProblem, Data, State
 from serving.targets import Placement
 from tests.playground.conftest import answer_of, ask

@@ -1,4 +1,4 @@
-"""The doors that all backends of ours have. The tokenizer is a stand-in."""
+"""The endpoints that all backends of ours have. The tokenizer is a stand-in."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.serving.doors import Doors
+from engine.serving.endpoints import Endpoints
 from engine.serving.sampling import Sampler, Sampling
 
 BOS = 1
@@ -20,13 +20,13 @@ def ids(text, *, begins, marks):
 @pytest.mark.parametrize(("rendered", "tokens"), [(True, [7]), (False, [BOS, 7])])
 def test_a_rendered_conversation_gets_no_second_first_token(rendered, tokens):
     """As in answers: its template writes the first one itself, where there is one."""
-    voices = SimpleNamespace(by_key={"": SimpleNamespace(ids=ids)})
+    variants = SimpleNamespace(by_key={"": SimpleNamespace(ids=ids)})
     asked = {"content": "text", "add_special": True, "rendered": rendered}
 
     async def read():
         return asked
 
-    reply = asyncio.run(Doors(voices, "key").tokenize(SimpleNamespace(json=read)))
+    reply = asyncio.run(Endpoints(variants, "key").tokenize(SimpleNamespace(json=read)))
     assert json.loads(reply.body)["tokens"] == tokens
 
 

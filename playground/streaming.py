@@ -25,8 +25,8 @@ from typing import Any
 from core.web.in_thread import in_thread
 from core.web.open_streams import open_stream
 from playground.models import BEAT_SECONDS, Answer
-from playground.seen import HIDDEN_PROBLEM
 from playground.services import answer_beat, answer_end, answer_unwritten
+from playground.visibility import HIDDEN_PROBLEM
 from serving.answering import CHAT, AnswerProblem, Data, State, answer_stream
 from serving.targets import Placement
 
