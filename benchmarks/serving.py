@@ -54,7 +54,7 @@ START_SECONDS = 900
 # llama.cpp's server with no more than it needs.
 ALONE = """
 import os, sys
-os.environ["GOMP_SPINCOUNT"], os.environ["OMP_WAIT_POLICY"] = "0", "passive"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.n_ctx, params.n_parallel = sys.argv[1], int(sys.argv[2]), 4

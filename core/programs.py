@@ -20,6 +20,7 @@ from typing import Any
 from django.conf import settings
 
 from core.processes import clean_environment, confined
+from engine.process.waiting import ASLEEP
 
 TICK_SECONDS = 1.0
 # How long a program that closed its output may take to end.
@@ -28,11 +29,6 @@ READ_BYTES = 65_536
 LONGEST_REPORT_BYTES = 4 * 2**20
 MOST_OUTPUT_BYTES = 256 * 2**20
 STDERR_KEPT_BYTES = 4000
-
-# The threads of one sum wait for each other asleep. They would spin, which on a machine that trains
-# at the same time takes the time that the others need: a comparison of a small model took ten
-# minutes and more there, in place of two.
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 READING = "Reading the files"
 KILLED = (-signal.SIGKILL, -signal.SIGSEGV)
@@ -98,7 +94,7 @@ def program_run(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=PATIENT | clean_environment(**(environment or {})),
+        env=ASLEEP | clean_environment(**(environment or {})),
         preexec_fn=confined(_limits(memory_bytes), *([partial(os.nice, nice)] if nice else [])),
     )
 

@@ -16,12 +16,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from engine.contract.rundir import SpecError
-from engine.loading.architecture import Refused
-from engine.messages.failures import TrainError
-from engine.models.inspect import ModelProblem
 from engine.proof.prove import prove
-from engine.proof.report import checks_say, say
+from engine.proof.report import checks_run, progress_say
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,21 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, metavar="FILE", help="a file to write")
     options = parser.parse_args(arguments)
 
-    def on_progress(share: float) -> None:
-        say(progress=share)
-
-    try:
-        checks = prove(
-            options.run, options.folder, options.checkpoint, on_progress, options.reference
+    return checks_run(
+        lambda: prove(
+            options.run, options.folder, options.checkpoint, progress_say, options.reference
         )
-    except (Refused, SpecError, ModelProblem) as error:
-        say(error=str(error))
-        return 1
-    except TrainError as error:
-        say(error=f"{error.message} {error.advice}")
-        return 1
-
-    return checks_say(checks)
+    )
 
 
 if __name__ == "__main__":

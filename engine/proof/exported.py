@@ -20,12 +20,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from engine.loading.architecture import Refused
-from engine.messages.failures import TrainError
-from engine.models.inspect import ModelProblem
 from engine.proof.checks import Check
 from engine.proof.reference import Reference, reference_make, reference_read, reference_write
-from engine.proof.report import checks_say, say
+from engine.proof.report import checks_run, progress_say
 from engine.proof.request import OnProgress, ProofRequest, Prover
 
 # Names of functions, imported when they are used: each loads the library of its format.
@@ -51,21 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--system-file", type=Path, metavar="FILE", help="the system prompt")
     options = parser.parse_args(arguments)
 
-    def on_progress(share: float) -> None:
-        say(progress=round(share, 4))
-
-    try:
+    def checks() -> list[Check]:
         reference = _reference(options)
         request = ProofRequest(options.out, options.model, reference, options.adapter, options.base)
-        checks = exported_prove(options.format, request, on_progress)
-    except (Refused, ModelProblem) as error:
-        say(error=str(error))
-        return 1
-    except TrainError as error:
-        say(error=f"{error.message} {error.advice}")
-        return 1
+        return exported_prove(options.format, request, progress_say)
 
-    return checks_say(checks)
+    return checks_run(checks)
 
 
 def _reference(options: argparse.Namespace) -> Reference:

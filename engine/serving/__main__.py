@@ -19,6 +19,7 @@ from engine.loading.architecture import Refused, reason
 from engine.messages.failures import TrainError
 from engine.models.inspect import ModelProblem
 from engine.process.isolation import confine, die_with_parent
+from engine.process.waiting import threads_wait_asleep
 from engine.serving.order import LLAMA_CPP, TRANSFORMERS, VLLM, Ready, ServeOrder, order_read
 
 LOADING = "Loading the model"
@@ -35,6 +36,7 @@ def main() -> None:
     die_with_parent(os.getppid(), signal.SIGKILL)
     # What it loads comes from strangers.
     confine()
+    threads_wait_asleep()
     out = _standard_output_keep()
     order = order_read(sys.stdin.readline())
     _yield_to_others(order.nice)

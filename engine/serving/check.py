@@ -22,18 +22,15 @@ from engine.chat.render import Renderer, tokenizer_load
 from engine.loading.architecture import Refused
 from engine.loading.end_tokens import ends_of
 from engine.loading.pretrained import adapted_load, pretrained_load
-from engine.messages.failures import TrainError
-from engine.models.inspect import ModelProblem
 from engine.proof.checks import Check
 from engine.proof.evidence import evidence_collect, references_fill
 from engine.proof.gguf import ServedFile, file_prove
 from engine.proof.questions import BUILT_IN, built_in_questions
 from engine.proof.reference import Reference
-from engine.proof.report import checks_say, say
+from engine.proof.report import checks_run, progress_say
 from engine.proof.request import OnProgress
 from engine.proof.rounding import model_round
 from engine.serving.folders import generation_folder, tokenizer_folder
-from engine.serving.llama_cpp import spinning_end
 
 # Few and short, since somebody waits for the first answer.
 QUESTIONS = 3
@@ -50,22 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gguf-adapter", type=Path, metavar="FILE", help="made from it")
     options = parser.parse_args(arguments)
 
-    def on_progress(share: float) -> None:
-        say(progress=round(share, 4))
-
-    spinning_end()
-    try:
-        checks = served_check(
-            options.file, options.gguf_adapter, options.base, options.adapter, on_progress
+    return checks_run(
+        lambda: served_check(
+            options.file, options.gguf_adapter, options.base, options.adapter, progress_say
         )
-    except (Refused, ModelProblem) as error:
-        say(error=str(error))
-        return 1
-    except TrainError as error:
-        say(error=f"{error.message} {error.advice}")
-        return 1
-
-    return checks_say(checks)
+    )
 
 
 def served_check(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import secrets
 import urllib.request
@@ -58,7 +57,6 @@ class Cache:
 def start(order: ServeOrder) -> Ready:
     """Load the model and answer. Raises Refused for a file that cannot be read, and RuntimeError
     where llama.cpp refuses it."""
-    spinning_end()
     # Here, because it starts llama.cpp.
     import xllamacpp
 
@@ -85,14 +83,6 @@ def start(order: ServeOrder) -> Ready:
         parallel=cache.parallel,
         marks=[number for number, kind in enumerate(facts.get(TYPES_KEY, [])) if kind == CONTROL],
     )
-
-
-def spinning_end() -> None:
-    """Have threads that wait for each other sleep. By default they spin, and beside another program
-    that computes each token takes ten to twenty times as long. OpenMP reads this once, when
-    llama.cpp is loaded."""
-    os.environ["GOMP_SPINCOUNT"] = "0"
-    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def _facts_read(file: Path) -> dict[str, list[int]]:
