@@ -26,7 +26,7 @@ from openai_api.identifiers import new_id
 from openai_api.inference.batches import files_in_use
 from openai_api.models import File, FineTuningJob, Upload
 
-PROBLEMS_TOLD = 20
+PROBLEMS_SHOWN = 20
 SHORTEST_EXPIRY, LONGEST_EXPIRY = 3600, 30 * 24 * 3600
 
 Status = Dataset.Status
@@ -173,9 +173,9 @@ def files_of(user: User, *, for_asking: bool = False) -> QuerySet[File]:
 
 def with_problems(files: QuerySet[File]) -> QuerySet[File]:
     """With what `problems_text` tells of each, for lists."""
-    told = DatasetProblem.objects.order_by("line", "id")[:PROBLEMS_TOLD]
+    first = DatasetProblem.objects.order_by("line", "id")[:PROBLEMS_SHOWN]
     return files.prefetch_related(
-        Prefetch("dataset__problems", queryset=told, to_attr="problems_told")
+        Prefetch("dataset__problems", queryset=first, to_attr="first_problems")
     )
 
 
@@ -213,21 +213,21 @@ def problems_text(dataset: Dataset) -> str:
     if not dataset.problem_count:
         return ""
 
-    problems = getattr(dataset, "problems_told", None)
+    problems = getattr(dataset, "first_problems", None)
     if problems is None:
-        problems = dataset.problems.all()[:PROBLEMS_TOLD]
+        problems = dataset.problems.all()[:PROBLEMS_SHOWN]
 
     unit = "line" if dataset.counts_lines else "row"
-    told = [
+    lines = [
         f"{unit} {problem.line:,}{f' ({problem.field})' if problem.field else ''}: {problem.reason}"
         for problem in problems
     ]
-    more = dataset.problem_count - len(told)
+    more = dataset.problem_count - len(lines)
     if more > 0:
-        told.append(f"and {more:,} more")
+        lines.append(f"and {more:,} more")
 
     rows = counted(dataset.row_count, "row")
-    return f"{dataset.problem_count:,} of {rows} cannot be learned from. {'; '.join(told)}"
+    return f"{dataset.problem_count:,} of {rows} cannot be learned from. {'; '.join(lines)}"
 
 
 def file_delete(file: File, *, user: User) -> None:

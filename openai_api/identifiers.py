@@ -32,7 +32,7 @@ from training.models import TrainRun
 MODEL_NOT_FOUND = "model_not_found"
 NAME_LIMIT = 400
 SUFFIX_LIMIT = 64
-# So many names are told to somebody who asks for a model that is not here.
+# So many names are suggested to somebody who asks for a model that is not here.
 SUGGESTED = 8
 _TUNED = re.compile(r"ft:([^:]+):([^:]*):([^:]*):((?:model|train|export)-\d{1,18})")
 _STEP = re.compile(r"(.+):ckpt-step-(\d{1,18})")

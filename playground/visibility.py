@@ -119,7 +119,7 @@ def turn_seen(turn: Turn, is_seen: Callable[[str], bool] = lambda key: True) -> 
 def answer_seen(answer: Answer, turn: Turn) -> dict[str, Any]:
     """While the names are hidden also without what could tell them: counts and times."""
     is_hidden = turn.is_hidden
-    told = (
+    columns = (
         "pane",
         "target",
         "title",
@@ -129,7 +129,7 @@ def answer_seen(answer: Answer, turn: Turn) -> dict[str, Any]:
         "first_seconds",
         "seconds",
     )
-    values = {name: None if is_hidden else getattr(answer, name) for name in told}
+    values = {name: None if is_hidden else getattr(answer, name) for name in columns}
     feedback = [item for item in turn.feedback.all() if item.place == answer.place]
 
     return {

@@ -282,9 +282,9 @@ def _answers_checks(
         rounded_log_probs = [each.log_probs for each in predictions if each.log_probs]
         checks.append(
             probabilities_check(
-                Evidence(log_probs=_told(trained.log_probs, known)),
-                Evidence(log_probs=_told(rounded_log_probs, known)),
-                Evidence(log_probs=_told(known, known)),
+                Evidence(log_probs=_at_known_places(trained.log_probs, known)),
+                Evidence(log_probs=_at_known_places(rounded_log_probs, known)),
+                Evidence(log_probs=_at_known_places(known, known)),
                 allowed=OTHER_PROGRAM,
             )
         )
@@ -292,16 +292,16 @@ def _answers_checks(
     return checks
 
 
-def _told(
+def _at_known_places(
     rows: Sequence[Sequence[float | None]], known: list[list[float | None]]
 ) -> list[list[float]]:
     """The log-probabilities of `rows` at the places of which llama.cpp tells: those `known`."""
-    told: list[list[float]] = []
+    known_values: list[list[float]] = []
     for row, known_row in zip(rows, known, strict=True):
         places = zip(row, known_row, strict=True)
-        told.append([value for value, at in places if value is not None and at is not None])
+        known_values.append([value for value, at in places if value is not None and at is not None])
 
-    return told
+    return known_values
 
 
 def _rounded_evidence(

@@ -203,10 +203,10 @@ class Llama:
         for position, token in enumerate(reference):
             step = self._completed([*prompt, *reference[:position]], 1, forced=token)
             if step["tokens"] != [token]:
-                raise RuntimeError("llama.cpp did not take the token that it was told to.")
+                raise RuntimeError("llama.cpp did not take the token that was forced.")
 
-            told = step.get("completion_probabilities") or [{"logprob": None}]
-            found.append(told[0]["logprob"])
+            probabilities = step.get("completion_probabilities") or [{"logprob": None}]
+            found.append(probabilities[0]["logprob"])
 
         return found
 

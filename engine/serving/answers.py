@@ -45,7 +45,7 @@ class Answer:
         self.held = ""
         self.calls: list[dict[str, Any]] = []
         self.log_probs: list[dict[str, Any]] | None = None if sampling.top_logprobs is None else []
-        self.untold: list[dict[str, Any]] = []
+        self.pending: list[dict[str, Any]] = []
         self.is_stop = False
         self.problem = ""
         self.has_ended = False
@@ -70,7 +70,7 @@ class Answer:
         if self.log_probs is not None:
             entry = self._log_prob(news)
             self.log_probs.append(entry)
-            self.untold.append(entry)
+            self.pending.append(entry)
 
         text = self.stream.add(news.id)
         if self.stream.is_stopped:
@@ -89,8 +89,8 @@ class Answer:
         if not text:
             return []
 
-        told, self.untold = self.untold, []
-        return [Piece(text, told)]
+        entries, self.pending = self.pending, []
+        return [Piece(text, entries)]
 
     @property
     def _is_plain_text(self) -> bool:
@@ -104,9 +104,9 @@ class Answer:
             rest, calls = self.form.read(self.held)
             self.calls = [call.to_json() for call in calls]
             self.text += rest
-            pieces.append(Piece(rest, self.untold, self.calls))
-        elif self.untold:
-            pieces.append(Piece("", self.untold))
+            pieces.append(Piece(rest, self.pending, self.calls))
+        elif self.pending:
+            pieces.append(Piece("", self.pending))
 
         return [*pieces, Ended(self.problem)]
 

@@ -25,7 +25,7 @@ from serving.targets import Placement
 
 GATEWAY = web.AppKey("gateway", Gateway)
 LARGEST_BODY = 1 << 16
-# Streams are told that it ends; after that it does not wait for their clients.
+# Streams are line that it ends; after that it does not wait for their clients.
 SHUTDOWN_SECONDS = 2.0
 
 
@@ -102,8 +102,8 @@ async def _lease(request: web.Request) -> web.StreamResponse:
     async with aclosing(leased) as events:
         async for event in events:
             # Thousands of numbers, which few want to know.
-            told = event if marks else {key: event[key] for key in event if key != "marks"}
-            await response.write(json.dumps(told).encode() + b"\n")
+            line = event if marks else {key: event[key] for key in event if key != "marks"}
+            await response.write(json.dumps(line).encode() + b"\n")
 
     await response.write_eof()
     return response

@@ -19,7 +19,8 @@ from jobs.devices.sharing import shared_sides
 from serving.gateway.child import background, background_end
 from serving.gateway.cleanup import leftovers_remove, mark_used
 from serving.gateway.facts import Facts, answers_tell, facts_read, keys_gone
-from serving.gateway.model_server import Event, Lease, ModelServer
+from serving.gateway.line import Event, Lease
+from serving.gateway.model_server import ModelServer
 from serving.gateway.prepared import Preparations, serving_folder
 from serving.gateway.problems import FAULT, ServeProblem
 from serving.targets import Placement
@@ -272,7 +273,7 @@ class Gateway:
                 server.takes_bytes = needed_bytes
                 return ""
 
-            is_urgent = server.is_wanted_by_people
+            is_urgent = server.line.has_people
             idle = sorted(
                 (other for other in on_gpu or others if other.may_be_unloaded(is_urgent)),
                 key=lambda other: other.used_at,
@@ -282,7 +283,7 @@ class Gateway:
             elif others:
                 if is_urgent:
                     for other in on_gpu or others:
-                        other.hold_background()
+                        other.line.hold_background()
 
                 return "Waiting for a place: other models are answering"
             else:
@@ -301,7 +302,7 @@ class Gateway:
     def changed(self) -> None:
         """A lease was given back: a place may be free."""
 
-    # House-keeping
+    # Upkeep
 
     async def _tick_on(self) -> None:
         looked_at = cleaned_at = 0.0
@@ -351,7 +352,7 @@ class Gateway:
         problem = ServeProblem(self.facts.refusal, code="device_busy")
         for server in loaded:
             if server.lease_count and not is_over:
-                server.refuse_waiting(problem)
+                server.line.refuse(problem)
             else:
                 await server.end(problem)
 

@@ -19,25 +19,20 @@ import os
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from core.memory import memory_available
+from serving.gateway.adapters import Adapters
 from serving.gateway.child import Child, ChildOrder, background
+from serving.gateway.line import Lease, Line
 from serving.gateway.prepared import Files
 from serving.gateway.problems import FAULT, ServeProblem
 from serving.targets import Placement
 
-# Adapters that one child has at most; the least recently asked one is left out.
-MOST_ADAPTERS = 16
-MOST_WAITING = 200
 # So many deaths in so many seconds, and nobody is answered for as long.
 DEATHS, DEATH_SECONDS = 3, 60.0
-# An adapter that cannot be loaded is tried again after that.
-BROKEN_SECONDS = 60.0
 MOST_CHILDREN = 3
-# How long people who wait for another model hold back those in the background; they say so again.
-HOLD_SECONDS = 1.0
 # Children of one model that still finish answers.
 MOST_LEAVING = 2
 # How long one that is not the newest may be idle.
@@ -52,42 +47,8 @@ CHANGED = ServeProblem("The files of this model have changed. Ask again.", code=
 
 logger = logging.getLogger("deepextension.gateway")
 
-Event = dict[str, Any]
 
-
-@dataclass(eq=False)
-class Lease:
-    """Somebody who wants an answer. background: whether all others pass. answers: whether they do
-    not only count or load. events: what they are told; after "lost" or "refused" there are none."""
-
-    placement: Placement
-    files: Files
-    background: bool = False
-    answers: bool = True
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    child: Child | None = None
-    told: Event = field(default_factory=dict)
-
-    def tell(self, **event: Any) -> None:
-        """Once, until something else is to be told."""
-        if event != self.told:
-            self.told = event
-            self.events.put_nowait(event)
-
-    @property
-    def key(self) -> str:
-        """Of its adapter, "" for the base alone."""
-        return self.placement.adapter_key
-
-    @property
-    def is_persons_answer(self) -> bool:
-        return self.answers and not self.background
-
-    def refuse(self, problem: ServeProblem, phase: str = "refused") -> None:
-        self.tell(phase=phase, message=problem.message, code=problem.code, status=problem.status)
-
-
-class House(Protocol):
+class Host(Protocol):
     """What a model server needs of the gateway."""
 
     @property
@@ -104,23 +65,16 @@ class House(Protocol):
 
 
 class ModelServer:
-    def __init__(self, base_key: str, backend: str, house: House) -> None:
+    def __init__(self, base_key: str, backend: str, host: Host) -> None:
         self.base_key = base_key
         self.backend = backend
-        self.house = house
+        self.host = host
         # The newest at the end.
         self.current: list[Child] = []
         self.coming: Child | None = None
         self.leaving: set[Child] = set()
-        self.waiting: deque[Lease] = deque()
-        # {key: files} of the adapters asked for, the latest at the end.
-        self.adapters: dict[str, Files] = {}
-        # {key: (mark, when, why)} of adapters that could not be loaded, alone as well.
-        self.broken: dict[str, tuple[str, float, ServeProblem]] = {}
-        # (key, mark) of those that a child has loaded. Once a load has failed, others come one by
-        # one, until the broken one is found.
-        self.proven: set[tuple[str, str]] = set()
-        self.is_careful = False
+        self.line = Line()
+        self.adapters = Adapters()
         self.deaths: deque[float] = deque(maxlen=DEATHS)
         self.last_words = ""
         self.load_seconds: float | None = None
@@ -128,8 +82,6 @@ class ModelServer:
         # Bytes that what is being loaded will take.
         self.takes_bytes = 0
         self.no_spare_until = 0.0
-        # Until then, people who want another model go before those in the background.
-        self.background_held_until = 0.0
         self.is_held_back = False
         self.base_mark = ""
         self.used_at = time.monotonic()
@@ -151,33 +103,23 @@ class ModelServer:
         """A place in line. Raises ServeProblem where nobody is answered."""
         if self.closed is not None:
             raise self.closed
-        if len(self.waiting) >= MOST_WAITING:
-            raise ServeProblem(
-                "Too many wait for this model. Try again in a minute.", code="busy", status=503
-            )
 
         self._deaths_check()
-        self._broken_check(files)
-        lease = Lease(placement, files, background, answers)
+        self.adapters.check(files)
         if files.base_mark != self.base_mark:
+            # No child will have the weights any more that others wait for.
             self.base_mark = files.base_mark
-            self._outdated_refuse()
+            self.line.refuse(CHANGED, lambda lease: lease.files.base_mark != self.base_mark)
 
-        if files.adapter_key:
-            self.adapters.pop(files.adapter_key, None)
-            self.adapters[files.adapter_key] = files
-            while len(self.adapters) > MOST_ADAPTERS:
-                self.adapters.pop(next(iter(self.adapters)))
-
-        self.waiting.append(lease)
+        lease = Lease(placement, files, background, answers)
+        self.line.add(lease)
+        self.adapters.ask(files)
         self.step()
         return lease
 
     def leave(self, lease: Lease) -> None:
         """It has its answer, or wants none any more."""
-        with suppress(ValueError):
-            self.waiting.remove(lease)
-
+        self.line.remove(lease)
         child = lease.child
         if child is not None:
             child.leases.discard(lease)
@@ -186,7 +128,7 @@ class ModelServer:
                 self.answered_at = self.used_at
 
         self.step()
-        self.house.changed()
+        self.host.changed()
 
     @property
     def child(self) -> Child | None:
@@ -216,27 +158,12 @@ class ModelServer:
 
             self.deaths.clear()
 
-    def _broken_check(self, files: Files) -> None:
-        """Raises ServeProblem where that adapter could not be loaded just now."""
-        mark, since, problem = self.broken.get(files.adapter_key, ("", 0.0, CHANGED))
-        if mark != files.adapter_mark or time.monotonic() - since > BROKEN_SECONDS:
-            self.broken.pop(files.adapter_key, None)
-        elif files.adapter_key:
-            raise problem
-
-    def _outdated_refuse(self) -> None:
-        """No child will have the weights any more that those wait for."""
-        for lease in list(self.waiting):
-            if lease.files.base_mark != self.base_mark:
-                self.waiting.remove(lease)
-                lease.refuse(CHANGED)
-
     # What happens next
 
     def step(self) -> None:
         """Grant what can be granted, in order, and see that the rest will be."""
         if self.closed is not None:
-            self.refuse_waiting(self.closed)
+            self.line.refuse(self.closed)
             return
 
         position = 0
@@ -244,14 +171,14 @@ class ModelServer:
         # Who waits for a child keeps others with another adapter from it.
         reserved: dict[Child, str] = {}
 
-        for lease in self._line():
+        for lease in self.line:
             child = self._place(lease, reserved)
             if child is not None:
                 self._grant(lease, child)
                 continue
 
             position += 1
-            if lease.background and self._holds_background:
+            if self.line.holds(lease):
                 lease.tell(phase="waiting", words=PEOPLE_FIRST, position=position)
                 continue
 
@@ -270,17 +197,13 @@ class ModelServer:
         if needs_another and self.loading is None:
             self.loading = asyncio.create_task(self._load())
 
-    def _line(self) -> list[Lease]:
-        """Who waits, the first one first."""
-        return sorted(self.waiting, key=lambda lease: lease.background)
-
     def _place(self, lease: Lease, reserved: dict[Child, str]) -> Child | None:
         """A child that can begin to answer it now."""
         is_replaced = self.loading is not None and not self._shares_weights
         if is_replaced or self.is_held_back:
             # Another child waits for the end of the present ones.
             return None
-        if lease.background and self._holds_background:
+        if self.line.holds(lease):
             return None
 
         key = lease.key
@@ -313,7 +236,7 @@ class ModelServer:
         if order.files.base_mark != self.base_mark:
             return False
 
-        return (order.threads, order.nice) == (self.house.threads, self.house.nice)
+        return (order.threads, order.nice) == (self.host.threads, self.host.nice)
 
     @property
     def _shares_weights(self) -> bool:
@@ -328,7 +251,7 @@ class ModelServer:
         return f"Loading the model (about {max(1, round(self.load_seconds))} s)"
 
     def _grant(self, lease: Lease, child: Child) -> None:
-        self.waiting.remove(lease)
+        self.line.remove(lease)
         lease.child = child
         child.leases.add(lease)
         child.used_at = self.used_at = time.monotonic()
@@ -360,10 +283,10 @@ class ModelServer:
         try:
             await self._replace()
         except ServeProblem as problem:
-            self.refuse_waiting(problem, unless_fit=True)
+            self._refuse_unfit(problem)
         except Exception:
             logger.exception("the model server of %s", self.base_key)
-            self.refuse_waiting(FAULT, unless_fit=True)
+            self._refuse_unfit(FAULT)
         finally:
             self.loading = None
             self.takes_bytes = 0
@@ -381,9 +304,9 @@ class ModelServer:
         wanted = lease.files
         order = ChildOrder(
             files=wanted,
-            adapters=self._adapters_on(wanted),
-            threads=self.house.threads,
-            nice=self.house.nice,
+            adapters=self.adapters.beside(wanted, [lease.files for lease in self.line]),
+            threads=self.host.threads,
+            nice=self.host.nice,
         )
         if not self._shares_weights:
             await self._end_present()
@@ -396,16 +319,12 @@ class ModelServer:
 
     async def _started(self, order: ChildOrder, lease: Lease) -> Child | None:
         """A child that serves `lease`, with as many adapters of `order` as it loads with. None
-        where that adapter cannot be loaded, which is told. Raises ServeProblem."""
+        where that adapter cannot be loaded; who waits for it hears why. Raises ServeProblem."""
         problem = None
-        for adapters in self._tries(order, lease):
+        for adapters in self.adapters.tries(order.adapters, lease.key):
             child = await self._start(replace(order, adapters=adapters))
             if isinstance(child, Child):
-                if problem is not None:
-                    self.is_careful = True
-                    self.adapters = dict(adapters)
-
-                self.proven |= {(key, files.adapter_mark) for key, files in adapters.items()}
+                self.adapters.have_loaded(adapters, after_failure=problem is not None)
                 return child
 
             problem = child
@@ -415,25 +334,10 @@ class ModelServer:
         self._failed(lease, problem)
         return None
 
-    def _tries(self, order: ChildOrder, lease: Lease) -> list[dict[str, Files]]:
-        """Adapters to load `lease` with: all, those known to load, and its own alone."""
-        own = {key: files for key, files in order.adapters.items() if key == lease.key}
-        proven = {
-            key: files
-            for key, files in order.adapters.items()
-            if (key, files.adapter_mark) in self.proven
-        }
-        tries: list[dict[str, Files]] = []
-        for adapters in (order.adapters, proven | own, own):
-            if adapters not in tries:
-                tries.append(adapters)
-
-        return tries
-
     async def _start(self, order: ChildOrder) -> Child | ServeProblem:
         """A child that answers, or why it could not be loaded. Raises ServeProblem where a train
         has the device."""
-        locks = self.house.device_locks()
+        locks = self.host.device_locks()
         child = Child(self.base_key, order, self.child_died)
         self.coming = child
         try:
@@ -453,13 +357,8 @@ class ModelServer:
             self._died(problem.message)
             raise problem
 
-        self.is_careful = False
-        self.adapters.pop(lease.key, None)
-        self.broken[lease.key] = (lease.files.adapter_mark, time.monotonic(), problem)
-        for other in list(self.waiting):
-            if other.key == lease.key:
-                self.waiting.remove(other)
-                other.refuse(problem)
+        self.adapters.has_failed(lease.files, problem)
+        self.line.refuse(problem, lambda other: other.key == lease.key)
 
     async def _has_room(self, order: ChildOrder) -> bool:
         """Whether there is memory for another child, after waiting for it. Raises ServeProblem
@@ -479,10 +378,10 @@ class ModelServer:
             await self._wait_for_answers()
             await self._end_present()
 
-        while (words := await self.house.make_room(self, _memory_needed(order))) != "":
-            for lease in self.waiting:
+        while (words := await self.host.make_room(self, _memory_needed(order))) != "":
+            for lease in self.line:
                 lease.tell(phase="waiting", words=words, position=1)
-            if not self.waiting:
+            if not self.line:
                 return False
 
             await asyncio.sleep(0.2)
@@ -500,21 +399,9 @@ class ModelServer:
 
     # Batches make room for people
 
-    @property
-    def is_wanted_by_people(self) -> bool:
-        return any(not lease.background for lease in self.waiting)
-
-    @property
-    def _holds_background(self) -> bool:
-        return time.monotonic() < self.background_held_until
-
-    def hold_background(self) -> None:
-        """Begin nothing in the background for a moment: people wait for another model's place."""
-        self.background_held_until = time.monotonic() + HOLD_SECONDS
-
     def may_be_unloaded(self, is_urgent: bool) -> bool:
         """is_urgent: for people, for whom those who wait here in the background wait longer."""
-        is_wanted = self.is_wanted_by_people if is_urgent else bool(self.waiting)
+        is_wanted = self.line.has_people if is_urgent else bool(self.line)
         is_used = is_wanted or self.lease_count > 0 or self.loading is not None
         return bool(self.current) and not is_used
 
@@ -536,8 +423,8 @@ class ModelServer:
 
     def _first_unfit(self) -> Lease | None:
         """The first in line for whom there is no child, or none that is not busy with others."""
-        for lease in self._line():
-            if lease.background and self._holds_background:
+        for lease in self.line:
+            if self.line.holds(lease):
                 continue
 
             fitting = [child for child in self.current if self._fits(child, lease.files)]
@@ -545,20 +432,6 @@ class ModelServer:
                 return lease
 
         return None
-
-    def _adapters_on(self, wanted: Files) -> dict[str, Files]:
-        """Its own, those that are waited for and those asked for lately, MOST_ADAPTERS at most, as
-        they are on that very base."""
-        asked = [lease.files for lease in self._line()]
-        found = {wanted.adapter_key: wanted} if wanted.adapter_key else {}
-        for files in (*asked, *reversed(self.adapters.values())):
-            is_on_it = (files.base_mark, files.backend) == (wanted.base_mark, wanted.backend)
-            name = (files.adapter_key, files.adapter_mark)
-            is_known = not self.is_careful or name in self.proven
-            if files.adapter_key and is_on_it and is_known and len(found) < MOST_ADAPTERS:
-                found.setdefault(files.adapter_key, files)
-
-        return found
 
     def _retire(self, child: Child) -> None:
         """It takes nobody any more, and ends with its last answer."""
@@ -600,31 +473,28 @@ class ModelServer:
         try:
             self._deaths_check()
         except ServeProblem as too_often:
-            self.refuse_waiting(too_often)
+            self.line.refuse(too_often)
         else:
             self.step()
 
-        self.house.changed()
+        self.host.changed()
 
     def _died(self, words: str) -> None:
         self.deaths.append(time.monotonic())
         self.last_words = words
 
-    def refuse_waiting(self, problem: ServeProblem, *, unless_fit: bool = False) -> None:
-        for lease in list(self.waiting):
-            if unless_fit and any(self._fits(child, lease.files) for child in self.current):
-                continue
+    def _refuse_unfit(self, problem: ServeProblem) -> None:
+        """Those whom no child answers."""
 
-            self.waiting.remove(lease)
-            lease.refuse(problem)
+        def is_unfit(lease: Lease) -> bool:
+            return not any(self._fits(child, lease.files) for child in self.current)
+
+        self.line.refuse(problem, is_unfit)
 
     def forget(self, adapter_key: str, problem: ServeProblem) -> None:
         """That adapter is answered with no more."""
-        self.adapters.pop(adapter_key, None)
-        for lease in list(self.waiting):
-            if lease.key == adapter_key:
-                self.waiting.remove(lease)
-                lease.refuse(problem)
+        self.adapters.forget(adapter_key)
+        self.line.refuse(problem, lambda lease: lease.key == adapter_key)
 
         for child in self.children:
             for lease in child.leases:
@@ -650,7 +520,7 @@ class ModelServer:
     def adapter_keys(self) -> set[str]:
         """Of all that are loaded, waited for or were asked for lately."""
         loaded = {key for child in self.children for key in child.order.adapters}
-        return {*self.adapters, *loaded, *(lease.key for lease in self.waiting)} - {""}
+        return {*self.adapters.recent, *loaded, *(lease.key for lease in self.line)} - {""}
 
     @property
     def lease_count(self) -> int:
@@ -660,15 +530,15 @@ class ModelServer:
     def is_answering(self) -> bool:
         """Whether people are being answered, or wait for it."""
         granted = (lease for child in self.children for lease in child.leases)
-        return any(lease.is_persons_answer for lease in (*self.waiting, *granted))
+        return any(lease.is_persons_answer for lease in (*self.line, *granted))
 
     @property
     def is_idle(self) -> bool:
-        return not self.waiting and not self.lease_count and self.loading is None
+        return not self.line and not self.lease_count and self.loading is None
 
     @property
     def is_shown(self) -> bool:
-        return bool(self.children or self.waiting or self.coming)
+        return bool(self.children or self.line or self.coming)
 
     def state(self) -> dict[str, Any]:
         """For the operator's page, as JSON."""
@@ -690,7 +560,7 @@ class ModelServer:
             "pids": [child.pid for child in self.children],
             "memory_bytes": sum(child.memory_bytes for child in self.children),
             "answering": self.lease_count,
-            "waiting": len(self.waiting),
+            "waiting": len(self.line),
             "load_seconds": self.load_seconds,
             "idle_seconds": time.monotonic() - self.used_at if self.is_idle else 0,
         }
@@ -701,14 +571,14 @@ class ModelServer:
         if not self.may_be_unloaded(with_background):
             return
 
-        if self.waiting:
-            self.hold_background()
+        if self.line:
+            self.line.hold_background()
 
         await self._end_present()
 
     async def end(self, problem: ServeProblem) -> None:
-        """End everything now; those who are being answered and those who wait are told why."""
-        self.refuse_waiting(problem)
+        """End everything now; those who are being answered and those who wait hear why."""
+        self.line.refuse(problem)
         children, self.current = self.children, []
         self.leaving.clear()
         for child in children:

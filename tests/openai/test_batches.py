@@ -91,7 +91,7 @@ def created(client: OpenAI, *rows: Any, url: str = CHAT, **more: Any) -> Batch:
     return Batch.objects.get(public_id=made.id)
 
 
-def told(client: OpenAI, batch: Batch) -> dict[str, tuple[int, Any]]:
+def answers_of(client: OpenAI, batch: Batch) -> dict[str, tuple[int, Any]]:
     """{custom_id: (status, body)} of all that is in its files."""
     batch.refresh_from_db()
     found = {}
@@ -126,7 +126,7 @@ def test_a_busy_device_puts_a_batch_off_and_costs_no_try(openai, models, n):
     assert set(models.background) == {True}
     models.asked = lambda words: None
     assert batch_run(batch.pk) == ""
-    assert {name: status for name, (status, _) in told(openai, batch).items()} == {
+    assert {name: status for name, (status, _) in answers_of(openai, batch).items()} == {
         "a": 200,
         "b": 200,
     }
@@ -154,7 +154,7 @@ def test_what_one_request_breaks_is_its_own_failure(openai, models, fault):
     models.asked = breaks
     batch = created(openai, row("a"), row("b"), row("c"))
     assert batch_run(batch.pk) == ""
-    answered = told(openai, batch)
+    answered = answers_of(openai, batch)
     assert batch.status == "completed"
     assert answered["b"][0] in (500, 503)
     assert (answered["a"][0], answered["c"][0]) == (200, 200)
@@ -197,7 +197,7 @@ def test_what_is_answered_outlives_the_file_of_requests(openai, models):
     File.objects.get(public_id=batch.input_file_id).own_path.unlink()
     assert batch_run(batch.pk) == "The file of requests is gone."
     inference_prune()
-    assert list(told(openai, batch)) == ["a"]
+    assert list(answers_of(openai, batch)) == ["a"]
     assert (batch.status, batch.errors[0]["code"]) == ("failed", "file_not_found")
     assert openai.files.delete(batch.input_file_id).deleted
 
@@ -209,11 +209,11 @@ def test_an_end_that_is_not_committed_loses_no_answers(openai, models):
     with transaction.atomic():
         batch_ended_early(batch.pk, CANCELLED)
         transaction.set_rollback(True)
-    assert told(openai, batch) == {}
+    assert answers_of(openai, batch) == {}
 
     # The same where the process ends right behind the commit.
     inference_prune()
-    assert set(told(openai, batch)) == {"a", "b"}
+    assert set(answers_of(openai, batch)) == {"a", "b"}
     assert batch.status == "cancelled"
     assert not work_folder(batch).exists()
 
@@ -229,7 +229,7 @@ def test_files_of_answers_are_made_while_others_may_write(openai, models, monkey
 
     monkeypatch.setattr(batch_ends, "_files_make", seen)
     openai.batches.cancel(batch.public_id)
-    assert set(told(openai, batch)) == {"a"}
+    assert set(answers_of(openai, batch)) == {"a"}
     assert (batch.status, inside) == ("cancelled", [False])
 
 
@@ -286,5 +286,5 @@ def test_batches_store_responses_only_where_they_say_so(openai, models, store, s
     request["body"]["input"] = request["body"].pop("messages")
     batch = created(openai, request, url=url)
     assert batch_run(batch.pk) == ""
-    assert told(openai, batch)["a"][0] == 200
+    assert answers_of(openai, batch)["a"][0] == 200
     assert StoredResponse.objects.count() == stored

@@ -42,8 +42,8 @@ def test_each_model_is_told_its_own_answers(make_conversation):
     conversation = make_conversation(system_prompt="Be short.")
     ask(conversation, "One?", "first of base", "first of tuned")
     turn = ask(conversation, "Two?")
-    told = [messages_of(fresh(turn).conversation, pane, turn) for pane in (0, 1)]
-    assert told == [
+    histories = [messages_of(fresh(turn).conversation, pane, turn) for pane in (0, 1)]
+    assert histories == [
         [
             {"role": "system", "content": "Be short."},
             {"role": "user", "content": "One?"},
@@ -74,9 +74,9 @@ def test_a_stopped_half_of_a_tool_call_is_not_told_again(make_conversation):
     Answer.objects.filter(turn=turn, pane=0).update(tool_calls=[call('{"a": 1}'), *halves])
     Answer.objects.filter(turn=turn, pane=1).update(tool_calls=halves)
     then = ask(conversation, "Two?")
-    told = [messages_of(fresh(then).conversation, pane, then) for pane in (0, 1)]
-    assert told[0][1]["tool_calls"] == [call('{"a": 1}')]
-    assert [message["content"] for message in told[1]] == ["Two?"]
+    histories = [messages_of(fresh(then).conversation, pane, then) for pane in (0, 1)]
+    assert histories[0][1]["tool_calls"] == [call('{"a": 1}')]
+    assert [message["content"] for message in histories[1]] == ["Two?"]
 
 
 def test_a_model_keeps_its_answers_when_the_one_before_it_is_removed(
@@ -92,7 +92,7 @@ def test_a_model_keeps_its_answers_when_the_one_before_it_is_removed(
         assert answer.status_code == 200, answer.json()
         return [(pane["id"], pane["target"]) for pane in answer.json()["panes"]]
 
-    def told(pane: int) -> list[str]:
+    def history(pane: int) -> list[str]:
         now = Conversation.objects.with_related().get(pk=conversation.pk)
         return [message["content"] for message in messages_of(now, pane)]
 
@@ -101,7 +101,7 @@ def test_a_model_keeps_its_answers_when_the_one_before_it_is_removed(
     assert put({"target": two[0]}, {"target": two[1]}) == [(2, two[0]), (1, two[1])]
     then = ask(conversation, "Two?")
     assert {answer.pane: answer.target for answer in then.answers.all()} == {1: two[1], 2: two[0]}
-    assert (told(1), told(2)) == (["One?", "of tuned"], [])
+    assert (history(1), history(2)) == (["One?", "of tuned"], [])
 
     # Another model goes on where that of its pane was.
     other = f"model-{make_model('Other').pk}"

@@ -41,9 +41,9 @@ def voted(conversation, text: str, *answers: str, for_pane: int = 1):
 
 def test_nothing_tells_who_answers_before_the_vote(make_conversation, two):
     turn = ask(make_conversation(blind=True), "One?", "of base", "of tuned")
-    told = json.dumps(turn_seen(turn), default=str)
+    shown = json.dumps(turn_seen(turn), default=str)
     for secret in (*two, "Base", "Tuned", "50.0"):
-        assert secret not in told
+        assert secret not in shown
 
     vote(turn=turn, by=turn.conversation.owner, verdict=better(turn, 1))
     seen = turn_seen(fresh(turn))
@@ -174,9 +174,9 @@ def test_after_a_vote_both_go_on_from_the_better_answer(make_conversation, alice
     turn = ask(conversation, "One?", "a", "b")
     vote(turn=turn, by=alice, verdict=better(turn, 1) if verdict == "better" else verdict)
     then = ask(conversation, "Two?", "c", "d")
-    told = [messages_of(then.conversation, pane, then) for pane in (0, 1)]
-    assert told[0] == told[1]
-    said = [message["content"] for message in told[0] if message["role"] == "assistant"]
+    histories = [messages_of(then.conversation, pane, then) for pane in (0, 1)]
+    assert histories[0] == histories[1]
+    said = [message["content"] for message in histories[0] if message["role"] == "assistant"]
     left = next(item.text for item in turn.answers.all() if item.place == 0)
     assert said == ([] if goes_on is None else [goes_on or left])
 

@@ -13,7 +13,7 @@ import pytest
 from django.db import OperationalError, connections
 
 from core.web import in_thread
-from playground import writing
+from playground import streaming
 from playground.api import AnswerResponse
 from playground.models import Answer
 from playground.services import answer_begin, answer_end
@@ -61,7 +61,7 @@ def said(monkeypatch) -> Callable[..., None]:
                 else:
                     yield part
 
-        monkeypatch.setattr(writing, "answer_stream", stream)
+        monkeypatch.setattr(streaming, "answer_stream", stream)
 
     return say
 
@@ -149,13 +149,13 @@ def test_what_came_is_stored_when_the_stream_is_cut_off(said, answer):
     ("problem", "words"),
     [
         (AnswerProblem("The model server ended.", code="server_lost"), "The model server ended."),
-        (ValueError("a fault"), writing.FAULT),
+        (ValueError("a fault"), streaming.FAULT),
     ],
 )
 def test_what_breaks_off_says_so_and_keeps_what_came(said, answer, problem, words):
     said(READY, chunk("Open "), problem)
-    name, told = events(asked(answer))[-1]
-    assert (name, told["message"]) == ("failed", words)
+    name, data = events(asked(answer))[-1]
+    assert (name, data["message"]) == ("failed", words)
     answer.refresh_from_db()
     assert (answer.state, answer.text, answer.error) == ("failed", "Open ", words)
 
@@ -194,7 +194,7 @@ def test_a_stream_that_nobody_begins_to_read_leaves_no_answer_that_is_written_fo
 
 
 def test_who_writes_says_so_all_the_time(said, answer, monkeypatch):
-    monkeypatch.setattr(writing, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "BEAT_SECONDS", 0.05)
     Answer.objects.filter(pk=answer.pk).update(heard_at=None)
     said(READY, 0.5, chunk("Open "))
     events(asked(answer))
@@ -206,7 +206,7 @@ def test_who_writes_says_so_all_the_time(said, answer, monkeypatch):
 def test_a_database_that_is_away_at_the_end_is_asked_again(
     said, answer, monkeypatch, failures, name
 ):
-    monkeypatch.setattr(writing, "TRY_AGAIN_AFTER", 0.01)
+    monkeypatch.setattr(streaming, "TRY_AGAIN_AFTER", 0.01)
     left = [OperationalError("away")] * failures
 
     def end(*arguments: Any) -> None:
@@ -214,11 +214,11 @@ def test_a_database_that_is_away_at_the_end_is_asked_again(
             raise left.pop()
         answer_end(*arguments)
 
-    monkeypatch.setattr(writing, "answer_end", end)
+    monkeypatch.setattr(streaming, "answer_end", end)
     said(READY, chunk("Open "))
-    last, told = events(asked(answer))[-1]
+    last, data = events(asked(answer))[-1]
     assert last == name
-    assert name == "done" or told["message"] == writing.NOT_STORED
+    assert name == "done" or data["message"] == streaming.NOT_STORED
 
 
 def test_a_blind_stream_tells_the_words_alone(said, answer):
@@ -233,7 +233,7 @@ def test_a_blind_stream_tells_the_words_alone(said, answer):
         assert secret not in text
 
     stored = json.dumps(stored_answer_seen(answer.pk))
-    assert writing.HIDDEN_PROBLEM in stored
+    assert streaming.HIDDEN_PROBLEM in stored
     assert "Base" not in stored
 
 

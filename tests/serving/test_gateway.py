@@ -68,7 +68,7 @@ def child_of(house) -> Child:
 
 
 async def lost_after(placement, do):
-    """What somebody is told who has a lease when `do` happens."""
+    """What whoever has a lease hears when `do` happens."""
     async with lease(placement) as held:
         async for event in held.events():
             if event["phase"] == "ready":
@@ -245,7 +245,7 @@ def test_fields_that_choose_another_adapter_are_left_out(house, base, tuned):
 
 
 def test_more_leases_than_places_are_served_in_order(house, base):
-    told = [[] for _ in range(10)]
+    events_of_each = [[] for _ in range(10)]
     most = 0
 
     async def one(events):
@@ -257,17 +257,19 @@ def test_more_leases_than_places_are_served_in_order(house, base):
                     break
             most = max(most, len(child_of(house).leases))
             # Nobody leaves before the last has come.
-            await until(lambda: all(told))
+            await until(lambda: all(events_of_each))
 
     async def ten():
         await asked(base)
-        await asyncio.gather(*map(one, told))
+        await asyncio.gather(*map(one, events_of_each))
 
     house.run(ten())
     assert most == 4
-    assert [events[0][0] for events in told].count("ready") == 4
-    assert sorted(events[0][1] for events in told if events[0][0] == "waiting") == [*range(1, 7)]
-    assert all(events[-1][0] == "ready" for events in told)
+    assert [events[0][0] for events in events_of_each].count("ready") == 4
+    assert sorted(events[0][1] for events in events_of_each if events[0][0] == "waiting") == [
+        *range(1, 7)
+    ]
+    assert all(events[-1][0] == "ready" for events in events_of_each)
     asyncio.run(until(lambda: not child_of(house).leases))
 
 

@@ -140,7 +140,7 @@ def test_more_adapters_than_a_child_takes_are_all_answered(quick):
         return await asyncio.gather(*(asked(server, key) for key in keys))
 
     assert asyncio.run(ask()) == ["ready"] * 20
-    assert all(len(adapters) <= model_server.MOST_ADAPTERS for adapters in quick.started)
+    assert all(len(adapters) <= MOST_ADAPTERS for adapters in quick.started)
     assert len(quick.started) <= 4
 
 
@@ -167,7 +167,7 @@ def test_a_child_is_given_as_many_as_it_answers_at_once(quick, monkeypatch):
         leases = [server.ask(Placement("model-1", "base"), BASE) for _ in range(3)]
         while not server.current:
             await asyncio.sleep(0.01)
-        return [lease.told["phase"] for lease in leases]
+        return [lease.latest["phase"] for lease in leases]
 
     assert asyncio.run(ask()) == ["ready", "ready", "waiting"]
 
@@ -266,17 +266,17 @@ async def step_often(server):
     [({}, True), ({"background": True}, False), ({"answers": False}, False)],
 )
 def test_trains_wait_for_answers_to_people_alone(quick, gateway, more, is_told):
-    told = []
-    gateway.tell_answers = lambda facts, is_asked: told.append(is_asked)
+    reports = []
+    gateway.tell_answers = lambda facts, is_asked: reports.append(is_asked)
 
     async def ask():
         (server,) = servers_of(gateway, "one")
         lease = server.ask(Placement("one", "base"), BASE, **more)
-        while lease.told.get("phase") != "ready":
+        while lease.latest.get("phase") != "ready":
             await asyncio.sleep(0.01)
         await gateway._obey_rule()
         server.leave(lease)
         await gateway._obey_rule()
 
     asyncio.run(ask())
-    assert told == [is_told, is_told]
+    assert reports == [is_told, is_told]

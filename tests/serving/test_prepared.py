@@ -10,7 +10,7 @@ import pytest
 from core.programs import ProgramKilled, ProgramProblem, ProgramRefusal, TimeLimitReached
 from engine.serving import backends
 from engine.serving.order import LLAMA_CPP, TRANSFORMERS
-from serving.gateway import leftovers, prepared
+from serving.gateway import cleanup, prepared
 from serving.gateway.cleanup import leftovers_remove
 from serving.gateway.prepared import Preparations
 from serving.gateway.problems import ServeProblem
@@ -114,8 +114,8 @@ def test_what_a_killed_preparation_left_goes_with_the_next(folder, placement, mo
 @pytest.mark.parametrize("is_used", [False, True])
 def test_what_killed_preparations_left_is_cleaned_up(folder, monkeypatch, is_used):
     left = unfinished(folder, ".adapter-train-1-abc")
-    monkeypatch.setattr(leftovers, "serving_folder", lambda: folder)
-    monkeypatch.setattr(leftovers, "keys_gone", lambda keys: {})
+    monkeypatch.setattr(cleanup, "serving_folder", lambda: folder)
+    monkeypatch.setattr(cleanup, "keys_gone", lambda keys: {})
     leftovers_remove({"model-1"} if is_used else set())
     assert left.exists() == is_used
 

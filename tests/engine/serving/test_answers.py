@@ -142,13 +142,13 @@ def test_log_probabilities_of_every_token(server: Server):
             "top_logprobs": 3,
         }
     )
-    told = [
+    tokens = [
         entry["token"]
         for event in streamed
         for choice in event["choices"]
         for entry in (choice.get("logprobs") or {}).get("content", [])
     ]
-    assert told == [entry["token"] for entry in entries]
+    assert tokens == [entry["token"] for entry in entries]
 
 
 def test_tokens_of_a_text_with_their_pieces(server: Server):

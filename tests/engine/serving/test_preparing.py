@@ -162,6 +162,6 @@ def test_what_says_nothing_about_the_model_may_go_well_later(
 
     monkeypatch.setattr(prepare, "base_prepare", fail)
     assert prepare.main(["base", str(tmp_path), str(tmp_path / "out.gguf")]) == 1
-    told = said(capsys)
-    assert told["passing"] == is_passing
-    assert told["error"]
+    report = said(capsys)
+    assert report["passing"] == is_passing
+    assert report["error"]

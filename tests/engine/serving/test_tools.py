@@ -77,7 +77,7 @@ def test_what_is_no_call_stays_text(text):
 
 
 @pytest.mark.parametrize(
-    ("name", "texts", "told"),
+    ("name", "texts", "shown"),
     [
         (
             "qwen2_5",
@@ -90,7 +90,7 @@ def test_what_is_no_call_stays_text(text):
         ("llama3_1", ["  {", "} b"], "  {} b"),
     ],
 )
-def test_a_stream_holds_back_what_may_be_a_call(name, texts, told):
+def test_a_stream_holds_back_what_may_be_a_call(name, texts, shown):
     tokenizer = tokenizer_for(template_of(name))
     variant = Variant.__new__(Variant)
     variant.tokenizer = tokenizer
@@ -103,7 +103,7 @@ def test_a_stream_holds_back_what_may_be_a_call(name, texts, told):
     pieces += answer.take(End(is_stop=True))
 
     given = [piece for piece in pieces if isinstance(piece, Piece)]
-    assert "".join(piece.text for piece in given).rstrip() == told.rstrip()
+    assert "".join(piece.text for piece in given).rstrip() == shown.rstrip()
     calls = [call for piece in given for call in piece.calls]
     is_call = any("name" in text for text in texts)
     assert [call["function"]["name"] for call in calls] == (["a"] if is_call else [])
