@@ -77,9 +77,9 @@ class Answer:
             self.is_stop = True
             return self._end(text)
 
-        return self._told(text)
+        return self._pieces_of(text)
 
-    def _told(self, text: str) -> list[Piece | Ended]:
+    def _pieces_of(self, text: str) -> list[Piece | Ended]:
         if self.form is not None and not self._is_plain_text:
             self.held += text
             # From where a call may begin, all waits for the end.
@@ -99,7 +99,7 @@ class Answer:
 
     def _end(self, text: str) -> list[Piece | Ended]:
         self.has_ended = True
-        pieces = self._told(text)
+        pieces = self._pieces_of(text)
         if self.form is not None and self.held:
             rest, calls = self.form.read(self.held)
             self.calls = [call.to_json() for call in calls]

@@ -110,7 +110,7 @@ class Writing:
             self.task.say(End(is_stop=True))
             return True
 
-        self.task.say(_told(token, logits, self.task.sampling.top_logprobs))
+        self.task.say(_token_report(token, logits, self.task.sampling.top_logprobs))
         self.ids = torch.cat([self.ids, self.ids.new_tensor([[token]])], dim=1)
         self.count += 1
         if self.count < self.task.sampling.max_tokens:
@@ -137,7 +137,7 @@ def _state_prepare(model: Any, ids: torch.Tensor) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in known}
 
 
-def _told(token: int, logits: torch.Tensor, top: int | None) -> Token:
+def _token_report(token: int, logits: torch.Tensor, top: int | None) -> Token:
     if top is None:
         return Token(token)
 

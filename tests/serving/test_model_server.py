@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from serving.gateway import model_server
+from serving.gateway.adapters import MOST_ADAPTERS
 from serving.gateway.child import Child, ChildOrder
 from serving.gateway.facts import Facts
 from serving.gateway.gateway import Gateway
