@@ -176,7 +176,7 @@ def test_a_child_is_given_as_many_as_it_answers_at_once(quick, monkeypatch):
 @pytest.fixture
 def gateway(settings, tmp_path, monkeypatch):
     settings.HOME = tmp_path
-    monkeypatch.setattr(model_server, "HOLD_SECONDS", 0.3)
+    monkeypatch.setattr("serving.gateway.line.HOLD_SECONDS", 0.3)
     return Gateway(
         read_facts=Facts,
         find_gone=lambda keys: {},
