@@ -76,7 +76,7 @@ def _sampled(run: TrainRun) -> Prompts:
     if run.facts.get("eval_rows"):
         note = f"Held out when {run.name} was trained."
     else:
-        note = f"Nothing was held out: {run.name} was trained on these."
+        note = f"Nothing was held out: {run.name} was trained on these rows."
 
     return Prompts(prompts, note)
 

@@ -32,8 +32,8 @@ from serving.targets import Placement
 
 logger = logging.getLogger("deepextension.web")
 
-FAULT = "This ended by a fault of the platform."
-NOT_STORED = "This answer could not be stored, since the database does not answer."
+FAULT = "An error of the platform ended this answer."
+NOT_STORED = "This answer could not be saved: the database does not respond."
 # How often that is tried, and how many seconds apart.
 TRIES = 3
 TRY_AGAIN_AFTER = 1.0

@@ -16,9 +16,9 @@ from core.ownership import is_owner, may_change
 from playground.models import LOST, Answer, Conversation, Feedback, Turn
 from serving.targets import Served, target_find
 
-GONE = "This model is gone, or you may no longer see it. What it said stays."
+GONE = "This model is gone, or you may no longer see it. Its answers stay."
 # In place of why there is no answer, which could tell the model.
-HIDDEN_PROBLEM = "This model could not answer. Why is hidden while its name is."
+HIDDEN_PROBLEM = "This model could not answer. The reason is hidden while its name is."
 
 
 class Targets:

@@ -208,7 +208,7 @@
       field.value = text;
       if (system && !this.conversation.system_prompt && !this.turns.length) {
         await this.change(() => ({ system_prompt: system }));
-        DX.toast("The row’s system prompt is set too.", "info");
+        DX.toast("The system prompt of the row is set too.", "info");
       }
       grow(field);
       field.focus();
@@ -269,7 +269,7 @@
     if (pane.live) notes.push("Still training: this is its newest checkpoint.");
     if (pane.problem) notes.push(pane.problem);
     if (blind)
-      notes.push("Shuffled for each prompt. After a vote both go on from the better answer.");
+      notes.push("Shuffled for each prompt. After a vote both continue from the better answer.");
     else if (pane.backend) notes.push(pane.backend);
     const element = make("div", { className: "pane-head" });
     element.append(make("div", { className: "pane-line" }, ...parts));

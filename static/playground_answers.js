@@ -40,7 +40,7 @@
 
   function ending(answer) {
     if (answer.state === "stopped") return "Stopped";
-    if (answer.finish_reason === "length") return "Cut at the longest answer";
+    if (answer.finish_reason === "length") return "Cut off at max tokens";
     return "";
   }
 
@@ -282,7 +282,7 @@
         className: "small quiet",
         textContent: this.play.isLast(this.value)
           ? "Its answers are replaced."
-          : "Its answers and everything below are replaced.",
+          : "Its answers and everything below it are replaced.",
       });
       field.addEventListener("keydown", (event) => {
         if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();

@@ -1,4 +1,4 @@
-// Beside the chat: the choice of a model, held-out prompts, and the prompt seen through the tokenizer.
+// Beside the chat: the choice of a model, held-out prompts, and the prompt the tokens of a prompt.
 (() => {
   "use strict";
   const $ = (id) => document.getElementById(id);

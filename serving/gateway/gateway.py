@@ -34,7 +34,7 @@ FRESH_SECONDS = 1.5
 # What an answer gets to come to its end when a train takes the device.
 GRACE_SECONDS = 20.0
 
-ENDS = ServeProblem("The platform is being stopped. Ask again in a minute.", code="server_lost")
+ENDS = ServeProblem("The platform is restarting. Ask again in a minute.", code="server_lost")
 NOT_LOADED = ServeProblem("This model is not loaded now.", code="not_loaded", status=409)
 
 logger = logging.getLogger("deepextension.gateway")
@@ -285,7 +285,7 @@ class Gateway:
                     for other in on_gpu or others:
                         other.line.hold_background()
 
-                return "Waiting for a place: other models are answering"
+                return "Waiting for a free slot: other models are answering"
             else:
                 raise ServeProblem(
                     f"This model needs {needed_bytes / 1e9:.1f} GB of memory, and "

@@ -97,7 +97,7 @@ def test_few_votes_are_no_verdict(make_conversation, alice, client):
         voted(conversation, f"{number}?", "a", "b")
     client.force_login(alice)
     page = client.get("/playground/feedback/").content.decode()
-    assert f"Below {FEWEST_VOTES} votes luck decides" in page
+    assert f"With fewer than {FEWEST_VOTES} votes, chance decides" in page
     assert "%" not in page.partition("One by one")[0]
 
 
