@@ -119,7 +119,7 @@ def test_an_earlier_prompt_that_is_sent_again_replaces_what_follows(make_convers
     texts = list(conversation.turns.values_list("position", "text"))
     assert texts == [(1, "One?"), (2, "Two, please?")]
 
-    with pytest.raises(UserError, match="no such prompt"):
+    with pytest.raises(UserError, match="no longer there"):
         turn_add(conversation=conversation, by=conversation.owner, text="x", replaces=9)
 
 
