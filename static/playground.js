@@ -11,8 +11,6 @@
   const LONGEST_WAIT = 120; // times
   const STORED_AFTER = 150; // milliseconds
   const STORED_WITHIN = 20; // times
-  // Which answer both models are told after a blind vote, as playground.messages has it.
-  const GOES_ON_FROM = { left: 0, right: 1, tie: 0 };
 
   const play = {
     api: data.api,
@@ -37,24 +35,10 @@
       return this.turns.at(-1)?.value.position === turn.position;
     },
 
-    // What a pane is told so far; as playground.messages has it.
-    messagesOf(pane) {
-      const messages = [];
-      const { system_prompt: system } = this.conversation;
-      if (system.trim()) messages.push({ role: "system", content: system });
-      for (const { value } of this.turns) {
-        const answer = value.answers.find((one) =>
-          value.blind && value.verdict
-            ? one.place === GOES_ON_FROM[value.verdict]
-            : one.pane === pane.id,
-        );
-        if (answer?.text)
-          messages.push(
-            { role: "user", content: value.text },
-            { role: "assistant", content: answer.text },
-          );
-      }
-      return messages;
+    // What a pane is told so far, or up to a prompt.
+    messagesOf(pane, before) {
+      const turns = this.turns.map(({ value }) => value);
+      return window.DXMessages.of(this.conversation, turns, pane, before);
     },
 
     // A function of the conversation that returns what it changes; see DXChanges.
@@ -120,7 +104,14 @@
       const { turn, answer } = cell;
       const stop = new AbortController();
       this.streams.set(cell, stop);
-      cell.set({ state: "writing", text: "", reasoning: "", tool_calls: [], error: "" });
+      cell.set({
+        state: "writing",
+        text: "",
+        reasoning: "",
+        tool_calls: [],
+        calls_waiting: [],
+        error: "",
+      });
       drawStop();
       const url = `${this.address}turns/${turn.position}/answers/${answer.place}/`;
       const pane = this.conversation.panes.find(({ id }) => id === answer.pane);
@@ -202,6 +193,22 @@
       }
     },
 
+    // What tools returned that an answer called: it goes on from there.
+    async results(cell, results, round = null) {
+      const { turn, answer } = cell;
+      const url = `${this.address}turns/${turn.position}/answers/${answer.place}/results/`;
+      try {
+        const seen = await DX.api(url, { method: "POST", body: { results, round } });
+        this.turnOf(cell)?.set(seen, [cell]);
+      } catch (error) {
+        DX.toast(DX.reasonOf(error), "error");
+        return false;
+      }
+      this.write(cell);
+      cell.element.focus();
+      return true;
+    },
+
     // A held-out prompt into the field, with its system prompt where the conversation has none yet.
     async take({ text, system }) {
       const field = $("play-text");
@@ -212,7 +219,7 @@
       }
       grow(field);
       field.focus();
-      tokens?.soon();
+      count?.soon();
     },
   };
 
@@ -222,7 +229,10 @@
 
   function announce(cell) {
     const region = $("toast-status");
-    if (region) region.textContent = `${cell.name}: ${cell.answer.text || cell.answer.error}`;
+    const { text, error, tool_calls: calls } = cell.answer;
+    const called = calls.map((call) => call.function?.name).join(", ");
+    const words = text || error || (called && `calls ${called}`);
+    if (region) region.textContent = `${cell.name}: ${words}`;
   }
 
   // Heads of the panes
@@ -341,6 +351,22 @@
     follow(times + 1);
   }
 
+  function composerCount() {
+    const field = $("play-text");
+    const send = document.querySelector('#play-composer [type="submit"]');
+    return new window.DXCount.Count(play, {
+      line: $("play-count"),
+      messages: (pane) => {
+        const asked = { role: "user", content: field.value };
+        return field.value.trim() ? [...play.messagesOf(pane), asked] : [];
+      },
+      drawn: (refusal) => {
+        send.ariaDisabled = refusal ? "true" : null;
+        send.title = refusal;
+      },
+    });
+  }
+
   function compose() {
     const form = $("play-composer");
     const field = $("play-text");
@@ -349,16 +375,18 @@
       const text = field.value;
       if (!text.trim()) return field.focus();
       if (!play.conversation.panes.length) return DX.toast("Choose a model first.", "warning");
+      const refusal = await count.refusal();
+      if (refusal) return DX.toast(refusal, "warning");
       field.value = "";
-      tokens.rest();
+      count.rest();
       grow(field);
-      if (await play.send(text)) tokens.soon();
+      if (await play.send(text)) count.soon();
       else if (!field.value) field.value = text;
       field.focus();
     });
     field.addEventListener("input", () => {
       grow(field);
-      tokens.soon();
+      count.soon();
       warm(play.conversation.panes.map((pane) => pane.target));
     });
     field.addEventListener("keydown", (event) => {
@@ -393,11 +421,13 @@
     shown: (isRefused) => {
       drawHeads();
       if (!isRefused) settings?.read();
+      if ($("play-text")?.value.trim()) count?.soon();
     },
   });
   const editable = play.mayChange && $("play-composer");
   const settings = editable ? new window.DXSettings.Settings(play) : null;
   const tokens = editable ? new window.DXHelpers.Tokens(play) : null;
+  const count = editable ? composerCount() : null;
   const prompts = editable ? new window.DXHelpers.Prompts(play) : null;
   drawHeads();
   for (const value of firstTurns) play.add(value);
