@@ -85,6 +85,7 @@
       DX.openDialog($("prompts-dialog"));
       const press = paneButtons($("prompts-panes"), panes, (pane) => {
         this.pane = pane;
+        $("prompts-list").replaceChildren();
         this.load();
       });
       // What was trained last is on the right.
@@ -97,6 +98,7 @@
       const note = $("prompts-note");
       const list = $("prompts-list");
       const search = this.search.value.trim();
+      const goesOn = document.activeElement === $("prompts-more");
       $("prompts-more").hidden = true;
       note.textContent = "Reading …";
       const query = new URLSearchParams({ target: this.pane.target, after, search });
@@ -105,9 +107,8 @@
         if (asked !== this.asked) return;
         if (!after) list.replaceChildren();
         const lines = found.prompts.map((prompt) => this.line(prompt));
-        const focused = document.activeElement === $("prompts-more") && lines[0];
         list.append(...lines);
-        if (focused) focused.querySelector("button").focus();
+        if (goesOn) lines[0]?.querySelector("button").focus();
         const none = search && !list.children.length && !found.next;
         note.textContent = none ? `${found.note} None holds “${search}”.` : found.note;
         this.search.hidden = !found.can_search;
