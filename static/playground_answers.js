@@ -220,7 +220,7 @@
           ...play.messagesOf(pane, turn.position),
           { role: "user", content: turn.text },
           ...ofRounds((answer.rounds || []).slice(0, round ?? undefined)),
-          ...ofRounds([{ ...said, results: form.results }]),
+          ...ofRounds([{ ...said, results: form.messages }]),
         ],
       });
       return form;

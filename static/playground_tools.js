@@ -77,12 +77,18 @@
         note.textContent = "This is no JSON as it stands; it is sent as text.";
         this.count?.soon();
       });
+      field.name = called.name;
       this.fields.set(id, field);
       return make("div", { className: "answer-result" }, field, note);
     }
 
     get results() {
       return [...this.fields].map(([id, field]) => ({ tool_call_id: id, content: field.value }));
+    }
+
+    // As messages, with the name of what was called.
+    get messages() {
+      return this.results.map((one) => ({ ...one, name: this.fields.get(one.tool_call_id).name }));
     }
 
     async submit() {
