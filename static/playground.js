@@ -431,7 +431,7 @@
   const prompts = editable ? new window.DXHelpers.Prompts(play) : null;
   drawHeads();
   for (const value of firstTurns) play.add(value);
-  for (const turn of play.turns) turn.cells.forEach((cell) => cell.drawActions());
+  for (const turn of play.turns) turn.cells.forEach((cell) => cell.drawControls());
   if (editable) compose();
   play.turns.at(-1)?.element.scrollIntoView({ block: "nearest" });
   follow();

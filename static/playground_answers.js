@@ -42,7 +42,8 @@
     return `${state === "stopped" ? "about " : ""}${count}${reasoning ? " with the reasoning" : ""}`;
   }
 
-  const seconds = (value) => (value < 10 ? `${value.toFixed(1)} s` : DX.format.duration(value));
+  const seconds = (value) =>
+    value < 10 ? `${value.toFixed(1)}\u00a0s` : DX.format.duration(value);
 
   function ending(answer) {
     if (answer.state === "stopped") return "Stopped";
@@ -133,6 +134,13 @@
       if (atEnd) scrollTo({ top: page.scrollHeight });
     }
 
+    // What depends on whether its prompt is the last one.
+    drawControls() {
+      this.drawRounds();
+      this.drawCalls();
+      this.drawActions();
+    }
+
     // Whether what tools returned can be said, or said otherwise.
     get goesOn() {
       const { answer, turn, play } = this;
@@ -177,10 +185,7 @@
         pencil.remove();
         form.focus();
       };
-      const pencil = button("", "pencil", edit, {
-        label: "Edit the results and send them again",
-        css: "btn-icon btn-quiet",
-      });
+      const pencil = button("Edit the results", "pencil", edit);
       box.append(make("div", { className: "answer-actions" }, pencil));
       return box;
     }

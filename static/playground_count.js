@@ -79,7 +79,7 @@
           ({ pane, count, context }) =>
             `${thousands(count)} tokens; ${pane.title} takes ${thousands(context)}.`,
         )
-        .join(" ");
+        .join("\n");
     }
 
     // Why it cannot be sent, or nothing, also where nobody knows. What was too long is counted again.

@@ -55,8 +55,9 @@
   // A button a pane; `show(pane)` for the one that is pressed.
   function paneButtons(box, panes, show) {
     box.hidden = panes.length < 2;
-    const buttons = panes.map((pane) => {
-      const button = make("button", { type: "button", textContent: pane.title });
+    const buttons = panes.map((pane, index) => {
+      const button = make("button", { type: "button", title: pane.title });
+      button.textContent = `${index + 1}: ${pane.title}`;
       button.addEventListener("click", () => press(pane));
       return button;
     });

@@ -3,9 +3,13 @@
   "use strict";
   const { make, icon } = DX;
 
+  const SHORT = 60; // characters: JSON that fits a line stays on one
+  const LINE = 40; // characters of a line, in a narrow pane
+
   function readable(text) {
     try {
-      return JSON.stringify(JSON.parse(text), null, 2);
+      const value = JSON.parse(text);
+      return text.length <= SHORT ? text.trim() : JSON.stringify(value, null, 2);
     } catch {
       return text;
     }
@@ -66,13 +70,18 @@
     }
 
     field({ id, function: called }, text = "") {
-      const field = make("textarea", { className: "form-control mono", rows: 2, value: text });
+      const field = make("textarea", { className: "form-control mono", value: text });
+      const grow = () => {
+        const lines = field.value.split("\n").length + field.value.length / LINE;
+        field.rows = Math.max(2, Math.min(12, Math.ceil(lines)));
+      };
+      grow();
       field.ariaLabel = `Result of ${called.name}`;
       field.placeholder = "What it returned: text or JSON";
       const note = make("p", { className: "small quiet", hidden: true });
       field.addEventListener("input", () => {
         field.removeAttribute("aria-invalid");
-        field.rows = Math.max(2, Math.min(12, field.value.split("\n").length));
+        grow();
         note.hidden = !looksBroken(field.value);
         note.textContent = "This is no JSON as it stands; it is sent as text.";
         this.count?.soon();
