@@ -19,7 +19,7 @@ from playground.sampling import TEXT_LIMIT
 ROUNDS_LIMIT = 20
 # What is kept of an answer when it goes on.
 KEPT = ("text", "reasoning", "tool_calls", "tokens", "rate", "first_seconds")
-NEW = {
+NEW: dict[str, Any] = {
     "state": Answer.State.WAITING,
     "text": "",
     "reasoning": "",
