@@ -9,12 +9,17 @@ import pytest
 from django.contrib.auth.models import User
 
 from core.errors import UserError
+from engine.chat.template import ChatTemplate
+from engine.chat.tool_turns import ToolTurns
+from engine.serving.requests import TemplateRequest, request_read
 from playground.feedback import thumb, vote
 from playground.messages import messages_of
 from playground.models import Answer, Conversation, Feedback, Turn
 from playground.sampling import TEXT_LIMIT
 from playground.tool_results import ROUNDS_LIMIT, results_add
 from playground.visibility import answer_seen
+from tests.engine.chat_templates import TOOL, template_of, tokenizer_for
+from tests.engine.serving.test_tools import IN_JSON
 from tests.playground.conftest import answer_of, ask, fresh
 
 API = "/api/v1/conversations/"
@@ -75,6 +80,20 @@ def test_an_answer_goes_on_with_what_the_tools_returned(make_conversation):
         ("assistant", "4 degrees."),
         ("user", "Thanks."),
     ]
+
+
+@pytest.mark.parametrize("name", IN_JSON)
+def test_templates_with_tools_take_what_is_told(make_conversation, name):
+    turn = ask(make_conversation(), "How warm?")
+    returned(called(turn, 0, call("call_1")), "Zqxresult, no JSON")
+    turn = fresh(turn)
+    body = {"messages": messages_of(turn.conversation, 0, turn)}
+    asked = request_read(TemplateRequest, json.loads(json.dumps(body)))
+    template = ChatTemplate(tokenizer_for(template_of(name)))
+    text = template.attempt(ToolTurns(template).adapt(asked.messages), [TOOL])
+    assert text is not None
+    question = text.index("How warm?")
+    assert question < text.index("Bern", question) < text.index("Zqxresult, no JSON")
 
 
 def test_each_pane_has_calls_of_its_own(make_conversation):
