@@ -42,8 +42,10 @@
     return `${state === "stopped" ? "about " : ""}${count}${reasoning ? " with the reasoning" : ""}`;
   }
 
-  const seconds = (value) =>
-    value < 10 ? `${value.toFixed(1)}\u00a0s` : DX.format.duration(value);
+  function seconds(value) {
+    if (value >= 10) return DX.format.duration(value);
+    return `${value.toFixed(value < 0.1 ? 2 : 1)}\u00a0s`;
+  }
 
   function ending(answer) {
     if (answer.state === "stopped") return "Stopped";
