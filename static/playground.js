@@ -10,7 +10,7 @@
   const ASK_AGAIN = 1000; // milliseconds, for answers that another page is writing
   const LONGEST_WAIT = 120; // times
   const STORED_AFTER = 150; // milliseconds
-  const STORED_WITHIN = 20; // times
+  const STORED_WITHIN = 60; // times
 
   const play = {
     api: data.api,
@@ -116,6 +116,7 @@
       const url = `${this.address}turns/${turn.position}/answers/${answer.place}/`;
       const pane = this.conversation.panes.find(({ id }) => id === answer.pane);
       try {
+        if (cell.wasStopped) await this.ended(cell, stop.signal);
         await window.DXStream.answer(
           url,
           {
@@ -127,6 +128,7 @@
           stop.signal,
         );
       } catch (error) {
+        cell.wasStopped = stop.signal.aborted;
         if (stop.signal.aborted) cell.set({ state: "stopped" });
         else cell.set({ state: "failed", error: refusal(error) });
       } finally {
@@ -145,6 +147,17 @@
       settings?.learn(pane.title, state.abilities);
       if (state.backend) pane.backend = [state.backend, state.note].filter(Boolean).join(": ");
       drawHeads();
+    },
+
+    // What was stopped here is stored a moment later; until then nobody else may write it.
+    async ended({ turn, answer }, signal) {
+      for (let times = 0; times < STORED_WITHIN; times += 1) {
+        const { turns } = await DX.api(this.address, { signal });
+        const { answers = [] } = turns.find((one) => one.position === turn.position) || {};
+        const found = answers.find(({ place }) => place === answer.place);
+        if (found?.state !== "writing") return;
+        await new Promise((done) => setTimeout(done, STORED_AFTER));
+      }
     },
 
     turnOf(cell) {
