@@ -4,6 +4,7 @@ only."""
 from __future__ import annotations
 
 import math
+import random
 
 HOLDOUT_LIMIT = 200
 
@@ -16,6 +17,13 @@ def holdout_rows(rows: int, share: float) -> int:
 
     wanted = max(1, round(rows * share))
     return min(wanted, HOLDOUT_LIMIT, rows - 1)
+
+
+def holdout_draw(rows: int, size: int, seed: int) -> list[int]:
+    """Indices of the `size` rows that are held out of `rows`, the same ones for the same seed, in
+    file order."""
+    draw = random.Random(seed)  # noqa: S311 - a draw, no secret
+    return sorted(draw.sample(range(rows), size))
 
 
 def steps_per_epoch(train_rows: int, batch_size: int, accumulation: int) -> int:

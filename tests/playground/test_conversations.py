@@ -261,7 +261,12 @@ def test_others_neither_change_nor_delete_it(make_conversation, alice, bob, clie
     sharing_set(conversation, by=olga, shared=True)
     client.force_login(bob)
     paths = {
-        "post": ("turns/", "turns/1/vote/", "turns/1/answers/0/"),
+        "post": (
+            "turns/",
+            "turns/1/vote/",
+            "turns/1/answers/0/",
+            "turns/1/answers/0/results/",
+        ),
         "put": ("turns/1/answers/0/thumb/", "turns/1/answers/0/correction/", "link/"),
         "patch": ("",),
         "delete": ("",),
