@@ -52,7 +52,7 @@ class Prompts:
 # As engine.rows.preview ends a text that it shortens.
 CUT = " …"
 NO_TRAIN = "This model was not trained here, so there are no held-out prompts."
-NO_QUESTIONS = "The rows of {} are plain texts, without a question to ask."
+NO_QUESTIONS = "The rows of {} are plain text, without a question to ask."
 
 
 def prompts_of(key: str, reader: User, after: str = "", search: str = "") -> Prompts:
@@ -88,9 +88,9 @@ def _may_read(dataset: Dataset, reader: User) -> bool:
 
 
 def _of_evaluation(run: TrainRun, dataset: Dataset, after: str, search: str) -> Prompts:
-    note = f"Rows of {dataset.title}, by which {run.name} was evaluated."
+    note = f"Rows of {dataset.title}, on which {run.name} was evaluated."
     if dataset.pk == run.dataset_id:
-        note = f"Rows of {dataset.title}, by which {run.name} was evaluated, and trained too."
+        note = f"Rows of {dataset.title}, on which {run.name} was evaluated and also trained."
 
     if search:
         found = rows_search(dataset, search, after, rows=ROWS)
@@ -143,7 +143,7 @@ def _sampled(run: TrainRun, search: str) -> Prompts:
         return Prompts([], f"{run.name} kept no prompts.")
 
     if run.facts.get("eval_rows"):
-        note = f"Held out when {run.name} was trained: those that it answered then."
+        note = f"Held out when {run.name} was trained: the sample prompts that it answered then."
     else:
         note = f"Nothing was held out: {run.name} was trained on these rows."
 

@@ -65,7 +65,7 @@ def results_add(
 
         now["results"] = _results_clean(whole(now["tool_calls"]), results)
         if len(rounds) >= ROUNDS_LIMIT:
-            raise _conflict(f"An answer goes on at most {ROUNDS_LIMIT} times.")
+            raise _conflict(f"An answer can continue at most {ROUNDS_LIMIT} times.")
 
         Answer.objects.filter(pk=locked.pk).update(rounds=[*rounds, now], **NEW)
         # They were on what it said until now.
@@ -100,7 +100,7 @@ def _results_clean(
         name = call["function"]["name"]
         content = storable(given.get(call["id"], "").replace("\r\n", "\n"))
         if not content.strip():
-            raise UserError({"results": [f"Write what {name[:60]} returned; null for nothing."]})
+            raise UserError({"results": [f"Enter what {name[:60]} returned; null for nothing."]})
         if len(content) > TEXT_LIMIT:
             raise UserError({"results": [f"At most {TEXT_LIMIT:,} characters can be sent."]})
 

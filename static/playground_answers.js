@@ -202,7 +202,7 @@
       // What somebody has begun to write stays.
       if (this.results?.key === waiting.join("\n")) return;
       this.results = this.resultsOf(this.answer, waiting, {
-        note: "Tools are not run here. Write what they returned, and the answer goes on.",
+        note: "Tools are not run here. Enter what they returned, and the answer continues.",
       });
       this.calls.replaceChildren(this.results.element);
     }

@@ -130,7 +130,7 @@
       });
       const parts = [take];
       const notes = [];
-      if (prompt.is_cut) notes.push("Too long to be taken from here.");
+      if (prompt.is_cut) notes.push("Too long to take over from here.");
       if (prompt.earlier)
         notes.push(`Asked without the ${DX.format.counted(prompt.earlier, "turn")} before it.`);
       if (notes.length)

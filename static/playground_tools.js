@@ -83,7 +83,7 @@
         field.removeAttribute("aria-invalid");
         grow();
         note.hidden = !looksBroken(field.value);
-        note.textContent = "This is no JSON as it stands; it is sent as text.";
+        note.textContent = "This is not valid JSON; it is sent as text.";
         this.count?.soon();
       });
       field.name = called.name;
@@ -105,7 +105,7 @@
       const empty = [...this.fields.values()].find((field) => !field.value.trim());
       if (empty) {
         empty.ariaInvalid = "true";
-        this.line.textContent = "Write what it returned; null for nothing.";
+        this.line.textContent = "Enter what it returned; null for nothing.";
         empty.focus();
         return;
       }

@@ -132,9 +132,9 @@ def test_results_of_tools_are_written_and_sent_by_keyboard(at_home, seen):
         # What is missing is asked for; what is no JSON is told, and sent.
         page.keyboard.press("Tab")
         first.get_by_label("Result of weather").fill('{"warm": ')
-        expect(first).to_contain_text("no JSON as it stands")
+        expect(first).to_contain_text("not valid JSON")
         page.keyboard.press("Control+Enter")
-        expect(first).to_contain_text("Write what it returned")
+        expect(first).to_contain_text("Enter what it returned")
         expect(first.get_by_label("Result of clock")).to_be_focused()
         sent = [call for call in asked(page) if "results" in call["url"]]
         assert sent == []

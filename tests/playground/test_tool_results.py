@@ -177,11 +177,11 @@ def test_while_names_are_hidden_no_figure_of_a_round_is_told(make_conversation):
     ("results", "words"),
     [
         ([], "results"),
-        ([{"tool_call_id": "c1", "content": "4"}], "Write what time returned"),
+        ([{"tool_call_id": "c1", "content": "4"}], "Enter what time returned"),
         ([{"tool_call_id": "c9", "content": "4"}], "no call 'c9'"),
         (
             [{"tool_call_id": "c1", "content": " "}, {"tool_call_id": "c2", "content": "4"}],
-            "Write what weather returned",
+            "Enter what weather returned",
         ),
         ([{"tool_call_id": "c1", "content": "x" * (TEXT_LIMIT + 1)}], "1000000"),
         ([{"tool_call_id": "c1", "content": "4", "name": "x"}], "name"),
