@@ -164,7 +164,7 @@ def test_where_nobody_knows_which_rows_they_were_its_sample_prompts_are_offered(
         Sample.objects.create(run=run, seq=index, index=index, **values)
     found = prompts_of(f"train-{run.pk}", alice)
     assert numbers(found) == [0, 1, 2]
-    assert "those that it answered" in found.note
+    assert "sample prompts that it answered" in found.note
     assert numbers(prompts_of(f"train-{run.pk}", alice, search="question 2")) == [2]
 
 
