@@ -17,6 +17,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from engine.messages.failures import TrainError
+from engine.messages.plural import counted
+
 T = TypeVar("T")
 
 # Rank 0 may write answers or tokenise for hours while the others wait. Whoever dies meanwhile is
@@ -54,6 +57,7 @@ class Ranks:
 
         backend = "gloo"
         if torch.cuda.is_available():
+            self._check_gpus(torch.cuda.device_count())
             torch.cuda.set_device(self.index)
             backend = "cpu:gloo,cuda:nccl"
 
@@ -64,6 +68,15 @@ class Ranks:
             world_size=self.count,
             timeout=TIMEOUT,
         )
+
+    def _check_gpus(self, present: int) -> None:
+        if self.count > present:
+            raise TrainError(
+                "too_few_devices",
+                f"{self.count:,} devices are asked for, and {counted(present, 'GPU')} can be used "
+                "here.",
+                "Copy the train with fewer devices.",
+            )
 
     def barrier(self) -> None:
         """Wait until all are here."""

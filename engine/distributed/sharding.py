@@ -10,7 +10,18 @@ from typing import Any
 import torch
 
 from engine.distributed.ranks import Ranks
+from engine.messages.failures import TrainError
 from engine.schema.train import TrainParameters
+
+
+def sharding_check(parameters: TrainParameters, device_kind: str) -> None:
+    """Raises TrainError where the model is to be split and cannot be."""
+    if parameters.is_sharded() and device_kind != "cuda":
+        raise TrainError(
+            "no_gpu",
+            "Splitting a model over devices needs GPUs, and this worker has none.",
+            "Copy the train with a whole copy of the model on each device.",
+        )
 
 
 def sharding_options(parameters: TrainParameters) -> dict[str, Any]:

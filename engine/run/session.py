@@ -15,7 +15,7 @@ import trl
 
 from engine.chat.render import tokenizer_load
 from engine.contract.rundir import checkpoint_is_whole, checkpoints
-from engine.distributed.sharding import make_whole
+from engine.distributed.sharding import make_whole, sharding_check
 from engine.loading import lm_head
 from engine.loading.lora_targets import adapted_describe
 from engine.loading.model import (
@@ -75,6 +75,7 @@ class Session:
         silence_libraries()
         job.ranks.join()
         device = detect()
+        sharding_check(parameters, device.kind)
         # Measured: ranks may find different things.
         device = replace(device, bf16=job.ranks.of_first(device.bf16))
         device_configure(device, parameters.seed)
