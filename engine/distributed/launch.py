@@ -26,7 +26,7 @@ from typing import NoReturn
 
 from engine.contract.rundir import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, rank_log
 from engine.distributed.ranks import Ranks
-from engine.messages.failures import KNOWN_FAILURES, Failure, explain
+from engine.messages.failures import KNOWN_FAILURES, RANK_KILLED, Failure, explain
 from engine.process.isolation import IS_LINUX, die_with_parent
 
 TICK_SECONDS = 0.02
@@ -309,7 +309,7 @@ def _cause(ranks: list[Rank]) -> Rank:
 
 def killed(index: int, count: int, signal_name: str) -> Failure:
     return Failure(
-        "rank_killed",
+        RANK_KILLED,
         f"Rank {index} of {count} was killed ({signal_name}), so the whole train ended.",
         "What was saved until then is whole: resume the train. If it recurs, ask your operator "
         "whether memory ran out.",
