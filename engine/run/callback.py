@@ -164,7 +164,8 @@ class TrainCallback(TrainerCallback):
         if not state.num_input_tokens_seen:
             self.earlier_tokens = self.logged_tokens
 
-        self.enter("training")
+        if not args.eval_on_start:
+            self.enter("training")
 
     def on_step_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -63,7 +63,7 @@ WRITING = {"max_prompt_tokens": 64, "max_completion_tokens": 4, "learning_rate":
 
 def directory_of(folder: Path, tiny: Path, case: str, **given: Any) -> Path:
     """A run directory of `case`, with every step logged."""
-    given = {"logging_steps": 1, "max_steps": 4} | CASES[case] | given
+    given = {"logging_steps": 1, "max_steps": 6} | CASES[case] | given
     pairs = given.get("format") == "preference"
     if given.get("recipe") in ("grpo", "ppo"):
         source = folder.with_suffix(".py")
@@ -72,7 +72,7 @@ def directory_of(folder: Path, tiny: Path, case: str, **given: Any) -> Path:
         given = WRITING | {"rewards": [{"function": "custom:mine"}]} | given
         given["resources"] = {"reward_function:mine": mine}
 
-    return prepare(folder, tiny, toy_pairs() if pairs else toy_rows(), **given)
+    return prepare(folder, tiny, toy_pairs(27) if pairs else toy_rows(27), **given)
 
 
 def start(warm: Warm, directory: Path, module: str = "engine.run.main") -> Program:
@@ -135,8 +135,9 @@ def events_are_in_order(done: Run) -> None:
 def test_two_ranks_learn_what_one_learns_from_twice_the_batch(tiny, warm, tmp_path, case):
     writes = "num_generations" in CASES[case] or "ppo_epochs" in CASES[case]
     module = "tests.engine.chance_by_place" if writes else "engine.run.main"
-    # A second epoch begins, and held-out rows do not fill the last batches.
-    given: dict[str, Any] = {"evaluation_split": 0.0 if writes else 0.3, "evaluation_every": 0.5}
+    # 16 rows are learned from, so that a second epoch begins. The 11 that are held out do not fill
+    # the last batches.
+    given: dict[str, Any] = {"evaluation_split": 0.0 if writes else 0.41, "evaluation_every": 0.5}
     one = run(warm, directory_of(tmp_path / "one", tiny, case, batch_size=4, **given), module)
     two = run(
         warm, directory_of(tmp_path / "two", tiny, case, batch_size=2, devices=2, **given), module
@@ -411,7 +412,7 @@ def test_a_train_is_repeated_on_other_ranks(tiny, warm, tmp_path):
 
     code, text = repeat("--ranks", "2")
     assert code == 0, text
-    assert "All 4 losses are the same" in text
+    assert "All 6 losses are the same" in text
     repeated = directory / "repeats" / "1"
     assert read_spec(repeated).parameters["batch_size"] == 2
     code, text = repeat("--ranks", "3")
