@@ -160,8 +160,12 @@ def test_two_ranks_learn_what_one_learns_from_twice_the_batch(tiny, warm, tmp_pa
 
     assert len({values["grad_norm"] for values in expected.values() if "grad_norm" in values}) > 1
     events_are_in_order(two)
-    kinds = [[event["type"] for event in done.events] for done in (one, two)]
-    assert Counter(kinds[0]) == Counter(kinds[1])
+    # Of the answers of a step those of the first rank are shown.
+    kinds = [
+        Counter(event["type"] for event in done.events if event["type"] != "sample")
+        for done in (one, two)
+    ]
+    assert kinds[0] == kinds[1]
     (started,) = two.of("started")
     assert started["ranks"] == 2
     assert started["strategy"] == "replicate"
