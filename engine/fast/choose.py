@@ -40,7 +40,9 @@ def switch_on(
     entropy term, whose gradient the fast head does not compute."""
     device = session.device
     fallback.begin(session.job.say)
-    fused_layers = adapter.fuse(model)
+    # A model that is split over devices takes no weights that are views of wider storage.
+    is_sharded = session.job.parameters.is_sharded()
+    fused_layers = 0 if is_sharded else adapter.fuse(model)
     parts = [f"{fused_layers} adapter layers as one function each"] if fused_layers else []
 
     if device.kind == "cpu":

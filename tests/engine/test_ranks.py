@@ -8,6 +8,7 @@ gradients that are not exchanged, or rows that are counted twice, show from the 
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from engine.contract.rundir import (
@@ -36,10 +38,13 @@ from engine.contract.rundir import (
     write_spec,
 )
 from engine.distributed.evaluation import rounds
+from engine.schema.registry import RECIPES
 from tests.engine.runs import Run, prepare, toy_pairs, toy_rows
 from tests.warm import Program, Warm
 
 TOLERANCE = 1e-4
+# Weights move by up to the learning rate a step, 0.01; those with hardly a gradient in any direction.
+MOVED = 0.02
 # Of the seconds that a step may take on a busy machine.
 WAITING_SECONDS = 60
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -54,6 +59,8 @@ CASES: dict[str, dict[str, Any]] = {
     # One pass over so many sequences that none of four steps meets its end.
     "sft, packed": {"packing": True, "max_tokens": 96, "max_samples": 120, "max_steps": 4},
     "sft, accumulated": {"gradient_accumulation_steps": 2},
+    "sft, split": {"strategy": "shard"},
+    "sft, all weights, split": {"strategy": "shard", "adapter": "none", "learning_rate": 0.003},
     "dpo": {"recipe": "dpo", "format": "preference"},
     "kto": {"recipe": "kto", "format": "preference"},
     "reward": {"recipe": "reward", "format": "preference"},
@@ -136,8 +143,12 @@ def events_are_in_order(done: Run) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_learn_what_one_learns_from_twice_the_batch(tiny, warm, tmp_path, case):
+    strategy = CASES[case].get("strategy", "replicate")
     writes = "num_generations" in CASES[case] or "ppo_epochs" in CASES[case]
     module = "tests.engine.chance_by_place" if writes else "engine.run.main"
+    if strategy == "shard":
+        module = "tests.engine.split_on_processors"
+
     # 16 rows are learned from, so that a second epoch begins. The 11 that are held out do not fill
     # the last batches.
     is_short = writes or "packing" in CASES[case]
@@ -167,8 +178,19 @@ def test_two_ranks_learn_what_one_learns_from_twice_the_batch(tiny, warm, tmp_pa
     ]
     assert kinds[0] == kinds[1]
     (started,) = two.of("started")
+    if "packing" not in CASES[case]:
+        spec = read_spec(two.directory)
+        parameters = RECIPES[spec.recipe].parameters.model_validate(spec.parameters)
+        assert started["steps_per_epoch"] == parameters.steps_per_epoch(started["train_rows"])
     assert started["ranks"] == 2
-    assert started["strategy"] == "replicate"
+    assert started["strategy"] == strategy
+    # What is published opens without FSDP, and is the same.
+    (name,) = (path.name for path in (one.directory / "model").glob("*.safetensors"))
+    expected, found = (load_file(done.directory / "model" / name) for done in (one, two))
+    assert expected.keys() == found.keys()
+    for weight, values in expected.items():
+        assert torch.allclose(values, found[weight], atol=MOVED), weight
+
     assert not (two.directory / rank_log(1)).exists()
 
 
@@ -218,7 +240,7 @@ def long_train(folder: Path, tiny: Path, **given: Any) -> Path:
     return directory_of(folder, tiny, "sft", **given)
 
 
-def resume(warm: Warm, done: Run) -> Run:
+def resume(warm: Warm, done: Run, module: str = "engine.run.main") -> Run:
     """The next attempt, from the newest whole checkpoint."""
     spec = read_spec(done.directory)
     latest = checkpoint_latest(done.directory)
@@ -231,7 +253,19 @@ def resume(warm: Warm, done: Run) -> Run:
             last_seq=done.last["seq"],
         ),
     )
-    return run(warm, done.directory)
+    return run(warm, done.directory, module)
+
+
+def test_a_split_train_resumes_to_the_same(tiny, warm, tmp_path):
+    module = "tests.engine.split_on_processors"
+    given = {"strategy": "shard", "max_steps": 20, "keep_best": False}
+    whole = run(warm, long_train(tmp_path / "whole", tiny, **given), module)
+    done = run(warm, long_train(tmp_path / "run", tiny, **given), module)
+    shutil.rmtree(done.directory / CHECKPOINTS / "checkpoint-20")
+    again = resume(warm, done, module)
+    assert again.code == EXIT_FINISHED, log_of(again)
+    assert again.of("started")[-1]["resumed_from"] == 10
+    assert again.losses() == whole.losses()
 
 
 def test_a_killed_rank_ends_the_train_and_it_resumes_to_the_same(
@@ -286,8 +320,14 @@ def stop_second_rank(directory: Path, program: Program) -> None:
     os.kill(rank_pids(program)[1], signal.SIGTERM)
 
 
-@pytest.mark.parametrize("how", [stop_by_file, stop_by_signal, stop_second_rank])
-@pytest.mark.parametrize("when", ["metrics", "checkpoint", "evaluation"])
+@pytest.mark.parametrize(
+    ("how", "when"),
+    [
+        (stop_by_file, "checkpoint"),
+        (stop_by_signal, "evaluation"),
+        (stop_second_rank, "metrics"),
+    ],
+)
 def test_a_stop_leaves_one_whole_checkpoint_and_a_model(tiny, warm, tmp_path, how, when):
     given = {"max_steps": 4000, "save_every": 3, "save_total_limit": 1}
     if when == "evaluation":
