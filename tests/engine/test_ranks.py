@@ -8,7 +8,6 @@ gradients that are not exchanged, or rows that are counted twice, show from the 
 
 import json
 import os
-import shutil
 import signal
 import time
 from collections import Counter
@@ -171,9 +170,9 @@ def test_two_ranks_learn_what_one_learns_from_twice_the_batch(tiny, warm, tmp_pa
 
     assert len({values["grad_norm"] for values in expected.values() if "grad_norm" in values}) > 1
     events_are_in_order(two)
-    # Of the answers of a step those of the first rank are shown.
+    # Of the answers of a step those of the first rank are shown, and a split model answers nothing.
     kinds = [
-        Counter(event["type"] for event in done.events if event["type"] != "sample")
+        Counter(event["type"] for event in done.events if event["type"] not in ("sample", "phase"))
         for done in (one, two)
     ]
     assert kinds[0] == kinds[1]
@@ -240,7 +239,7 @@ def long_train(folder: Path, tiny: Path, **given: Any) -> Path:
     return directory_of(folder, tiny, "sft", **given)
 
 
-def resume(warm: Warm, done: Run, module: str = "engine.run.main") -> Run:
+def resume(warm: Warm, done: Run) -> Run:
     """The next attempt, from the newest whole checkpoint."""
     spec = read_spec(done.directory)
     latest = checkpoint_latest(done.directory)
@@ -253,19 +252,7 @@ def resume(warm: Warm, done: Run, module: str = "engine.run.main") -> Run:
             last_seq=done.last["seq"],
         ),
     )
-    return run(warm, done.directory, module)
-
-
-def test_a_split_train_resumes_to_the_same(tiny, warm, tmp_path):
-    module = "tests.engine.split_on_processors"
-    given = {"strategy": "shard", "max_steps": 20, "keep_best": False}
-    whole = run(warm, long_train(tmp_path / "whole", tiny, **given), module)
-    done = run(warm, long_train(tmp_path / "run", tiny, **given), module)
-    shutil.rmtree(done.directory / CHECKPOINTS / "checkpoint-20")
-    again = resume(warm, done, module)
-    assert again.code == EXIT_FINISHED, log_of(again)
-    assert again.of("started")[-1]["resumed_from"] == 10
-    assert again.losses() == whole.losses()
+    return run(warm, done.directory)
 
 
 def test_a_killed_rank_ends_the_train_and_it_resumes_to_the_same(
