@@ -44,6 +44,8 @@ def switch_on(
     is_sharded = session.job.parameters.is_sharded()
     fused_layers = 0 if is_sharded else adapter.fuse(model)
     parts = [f"{fused_layers} adapter layers as one function each"] if fused_layers else []
+    if is_sharded:
+        parts.append("adapter layers stay as they are, because the model is split over the devices")
 
     if device.kind == "cpu":
         fused_norms = norm.fuse(model) if session.precision.weights != "float32" else 0
