@@ -368,29 +368,25 @@ def test_a_checkpoint_that_is_asked_for_is_saved_once(tiny, warm, tmp_path):
     events_are_in_order(done)
 
 
-def test_patience_time_and_trouble_end_both(tiny, warm, tmp_path):
-    """Each is noticed by the first rank alone."""
-    patient = long_train(
-        tmp_path / "patience",
-        tiny,
-        evaluation_split=0.3,
-        evaluation_every=0.025,
-        early_stop_after=2,
-        learning_rate=0.5,
-    )
-    done = run(warm, patient)
+def test_patience_ends_both(tiny, warm, tmp_path):
+    """It is noticed by the first rank alone."""
+    given = {"evaluation_split": 0.1, "evaluation_every": 0.025, "early_stop_after": 1}
+    done = run(warm, long_train(tmp_path / "run", tiny, learning_rate=0.5, **given))
     assert done.code == EXIT_FINISHED, log_of(done)
     assert done.last["step"] < 40
     assert "no better than that of step" in log_of(done)
     events_are_in_order(done)
 
-    troubled = long_train(
-        tmp_path / "trouble", tiny, learning_rate=1.0, on_trouble="end", max_steps=400
-    )
-    done = run(warm, troubled)
+
+def test_the_end_of_the_time_ends_both(tiny, warm, tmp_path):
+    directory = long_train(tmp_path / "run", tiny, max_steps=4000, time_limit_minutes=1)
+    done = run(warm, directory, "tests.engine.seconds_for_minutes")
     assert done.code == EXIT_FAILED
-    assert done.last["type"] == "failed"
-    assert done.last["code"] not in ("unknown", "rank_killed"), done.last
+    assert done.last["code"] == "time_limit", log_of(done)
+    (checkpoint,) = done.of("checkpoint")
+    assert checkpoint_is_whole(directory / CHECKPOINTS / f"checkpoint-{checkpoint['step']}")
+    assert (directory / "model" / "adapter_model.safetensors").exists()
+    events_are_in_order(done)
 
 
 def test_a_rank_that_fails_says_why(tiny, warm, tmp_path):
