@@ -43,6 +43,7 @@ class Alone:
     """A gateway with room for everything."""
 
     threads = nice = 0
+    visible_devices = ""
     refusal: ServeProblem | None = None
 
     def device_locks(self):

@@ -7,13 +7,20 @@ import time
 
 import pytest
 
-from jobs.devices.sharing import Rule, device_for_train, device_policy, minutes_held, shared_sides
+from jobs.devices.sharing import (
+    Rule,
+    device_policy,
+    devices_for_train,
+    minutes_held,
+    shared_sides,
+)
 from jobs.models import DevicePolicy
 from serving import overview
-from serving.gateway.facts import Facts, facts_read, keys_gone
+from serving.gateway.facts import Facts, Spot, facts_read, keys_gone
+from tests.training.claims import claim
 from tests.world import NUMBER, world_make
 from training.models import TrainRun
-from training.work.queue import queue_state, train_claim
+from training.work.queue import queue_state
 
 STATE = {
     "rule": "share",
@@ -110,7 +117,7 @@ def test_the_policy_is_changed(client, otto, loaded):
 
 def test_a_device_is_shared_or_alone(db):
     DevicePolicy(rule=Rule.TRAINS).save()
-    with device_for_train("cpu", "cpu"):
+    with devices_for_train("cpu", ["cpu"]):
         assert shared_sides("cpu") is None
 
     sides = shared_sides("cpu")
@@ -118,11 +125,11 @@ def test_a_device_is_shared_or_alone(db):
     took = threading.Event()
 
     def train():
-        with device_for_train("cpu", "cpu"):
+        with devices_for_train("cpu", ["cpu"]):
             took.set()
 
     DevicePolicy(rule=Rule.SHARE).save()
-    with device_for_train("cpu", "cpu"):
+    with devices_for_train("cpu", ["cpu"]):
         pass
     DevicePolicy(rule=Rule.CHAT).save()
     rule = device_policy()
@@ -150,8 +157,8 @@ class Redis:
     def delete(self, key):
         self.keys.pop(key, None)
 
-    def exists(self, key):
-        return int(key in self.keys)
+    def get(self, key):
+        return self.keys.get(key)
 
 
 def test_trains_wait_while_answers_go_first(client, alice, monkeypatch):
@@ -170,7 +177,7 @@ def test_trains_wait_while_answers_go_first(client, alice, monkeypatch):
     assert minutes_held() == 5
     # Answers of one machine do not hold the trains of another.
     assert minutes_held("elsewhere") == 0
-    assert train_claim("cpu", host=socket.gethostname()) is None
+    assert claim("cpu") is None
     client.force_login(alice)
     for path in (f"/trains/{run.pk}/", "/trains/queue/", "/trains/"):
         assert "Answers go first" in client.get(path).content.decode(), path
@@ -179,11 +186,10 @@ def test_trains_wait_while_answers_go_first(client, alice, monkeypatch):
     assert not queue_state().holds
     DevicePolicy(rule=Rule.CHAT).save()
     answers_tell(facts, False)
-    assert train_claim("cpu") == run
+    assert claim("cpu") == run
 
 
 def test_what_the_gateway_knows_of_trains(alice, monkeypatch):
-    import socket
 
     monkeypatch.setattr(
         "serving.gateway.facts.workers_present",
@@ -195,9 +201,8 @@ def test_what_the_gateway_knows_of_trains(alice, monkeypatch):
         ],
     )
     world_make(alice, canary="alices")
-    assert facts_read() == Facts(
-        rule=Rule.TRAINS, device_kind="cuda", device_name="A GPU", identity="G-1"
-    )
+    spot = Spot(("G-1",), name="A GPU")
+    assert facts_read() == Facts(rule=Rule.TRAINS, device_kind="cuda", spot=spot, spots=(spot,))
     TrainRun.objects.update(status="queued")
     assert facts_read().waits
     assert "go first" in facts_read().refusal
@@ -222,7 +227,7 @@ def test_a_train_that_waits_for_the_device_can_be_stopped(db):
     sides = shared_sides("cpu")
     assert sides
     asked = iter([False, True])
-    with device_for_train("cpu", "cpu", lambda: next(asked)):
+    with devices_for_train("cpu", ["cpu"], lambda: next(asked)):
         assert next(asked, None) is None
     for side in sides:
         os.close(side)

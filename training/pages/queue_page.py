@@ -5,7 +5,7 @@ strangers train."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,9 @@ from jobs.durations import run_seconds
 from training.models import TrainRun
 from training.train.durations import run_progress
 from training.train.estimate import Estimate, starts_now
+from training.work.claiming import holders_of, spot_of
 from training.work.queue import may_manage_queue, queue_state, waiting
+from training.work.reasons import waiting_reasons
 
 # Of a longer line: the first so many, and the reader's own.
 MOST_PLACES = 100
@@ -28,7 +30,8 @@ MOST_OWN = 200
 
 @dataclass(frozen=True)
 class Place:
-    """One place in line. `run` is None for a train that the reader may not see."""
+    """One place in line. `run` is None for a train that the reader may not see. reason: why it
+    waits, see training.work.reasons."""
 
     position: int
     run: TrainRun | None
@@ -38,6 +41,7 @@ class Place:
     may_stop: bool
     is_own: bool
     waits_for: TrainRun | None = None
+    reason: str = ""
 
     @property
     def waits_for_another(self) -> bool:
@@ -61,7 +65,8 @@ class Place:
 @dataclass(frozen=True)
 class Station:
     """A training worker, or the place of a train whose worker does not answer. `is_busy` without
-    `run`: with a train that the reader may not see."""
+    `run`: with a train that the reader may not see. is_lent: its device is one of those of a train
+    that another worker of its machine watches."""
 
     worker: str
     host: str
@@ -70,6 +75,7 @@ class Station:
     is_busy: bool
     run: TrainRun | None
     may_change: bool
+    is_lent: bool = False
 
     @property
     def progress(self) -> float | None:
@@ -108,13 +114,14 @@ def places(reader: User, state: WorkerState | None = None) -> list[Place]:
     after = [run.starts_after_id for run in runs.values() if run.starts_after_id is not None]
     predecessors = {train.number: train for train in visible.filter(job__in=after)}
     estimates = starts_now(state)
+    reasons = waiting_reasons(state)
     shown_places = []
 
     for position, pk, priority in shown:
         run = runs.get(pk)
         waits_for = predecessors.get(run.starts_after_id or 0) if run is not None else None
         place = _place(position, run, priority, estimates.get(pk), reader, waits_for)
-        shown_places.append(place)
+        shown_places.append(replace(place, reason=reasons.get(pk, "")))
 
     return shown_places
 
@@ -170,14 +177,16 @@ def stations(reader: User, runs: list[TrainRun]) -> list[Station]:
 
     visible = set(TrainRun.objects.visible_to(reader).active().values_list("pk", flat=True))
     by_worker = {run.worker: run for run in runs if run.worker}
+    holders = holders_of(runs)
     known = set()
     every_station = []
 
     for worker in present:
         name = str(worker["name"])
         known.add(name)
-        station = _station(worker, by_worker.get(name), visible, reader, is_here=True)
-        every_station.append(station)
+        own = by_worker.get(name)
+        station = _station(worker, own or holders.get(spot_of(worker)), visible, reader)
+        every_station.append(replace(station, is_lent=own is None and station.is_busy))
 
     for run in runs:
         if run.worker not in known:
@@ -186,8 +195,8 @@ def stations(reader: User, runs: list[TrainRun]) -> list[Station]:
                 "host": run.host,
                 "device": run.facts.get("device") or {},
             }
-            station = _station(worker, run, visible, reader, is_here=False)
-            every_station.append(station)
+            station = _station(worker, run, visible, reader)
+            every_station.append(replace(station, is_here=False))
 
     return every_station
 
@@ -197,8 +206,6 @@ def _station(
     run: TrainRun | None,
     visible: set[int],
     reader: User,
-    *,
-    is_here: bool,
 ) -> Station:
     """`visible`: ids of the running trains that the reader may see."""
     seen = run if run is not None and run.pk in visible else None
@@ -206,7 +213,7 @@ def _station(
         worker=str(worker["name"]),
         host=str(worker["host"]),
         device=worker["device"],
-        is_here=is_here,
+        is_here=True,
         is_busy=run is not None,
         run=seen,
         may_change=seen is not None and may_change(seen, reader),
