@@ -62,13 +62,31 @@ def machines_present(presences: Iterable[dict[str, Any]]) -> list[Present]:
         identity = str(device.get("identity", device.get("kind", "cpu")))
         machine.devices[identity] = device
         machine.workers[identity] = str(presence["name"])
-        machine.size = max(int(presence.get("devices", 1)), len(machine.devices))
+        machine.size = max(int(presence.get("devices", 1)), machine.size)
 
-    for machine in machines.values():
+    found = [part for key in sorted(machines) for part in _parts(machines[key])]
+    for machine in found:
         in_order = sorted(machine.devices.items(), key=lambda item: item[1].get("index", 0))
         machine.devices = dict(in_order)
 
-    return [machines[key] for key in sorted(machines)]
+    return found
+
+
+def _parts(machine: Present) -> list[Present]:
+    """Workers that were each shown one device alone, and know nothing of the others, are as good as
+    on machines of their own."""
+    if len(machine.devices) <= machine.size:
+        return [machine]
+
+    return [
+        Present(
+            machine.host,
+            f"{machine.slot}/{identity}",
+            devices={identity: device},
+            workers={identity: machine.workers[identity]},
+        )
+        for identity, device in machine.devices.items()
+    ]
 
 
 # What is remembered

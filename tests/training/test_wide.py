@@ -13,7 +13,7 @@ from django.utils import timezone
 from core.errors import UserError
 from jobs.devices import presence
 from jobs.devices.locks import DeviceLocks
-from jobs.devices.machines import devices_check, machines_note, most_devices
+from jobs.devices.machines import devices_check, machines_note, machines_present, most_devices
 from jobs.devices.presence import Seat
 from jobs.models import Machine
 from jobs.queue import queue_insert
@@ -202,7 +202,7 @@ def test_a_worker_that_is_killed_while_it_has_devices_frees_them(workers, stand)
 def test_people_take_turns_whatever_they_ask_for(workers, make_train, alice, bob, olga):
     """Trains of different people and widths start in the order of the queue, which is that of
     turns."""
-    chance = random.Random(1)  # noqa: S311
+    chance = random.Random(1)
     running: list[TrainRun] = []
     begun: list[int] = []
     expected: list[int] = []
@@ -295,6 +295,19 @@ def test_machines_are_remembered_and_forgotten(workers):
     machines_note(workers.machines)
     assert most_devices() == 8
     assert not Machine.objects.filter(host="old").exists()
+
+
+def test_workers_that_know_of_one_device_each_share_none(workers, stand):
+    """As those that were started with CUDA_VISIBLE_DEVICES of their own."""
+    lone = [presence | {"devices": 1} for presence in presences_of(*workers.machines)]
+    parts = machines_present(lone)
+    assert [list(part.devices) for part in parts] == [["cpu:0"], ["cpu:1"]]
+    workers.machines = parts
+    stand("wide", parameters=WIDE)
+    stand("first")
+    stand("second")
+    assert workers.claim("cpu:1", host=1).name == "first"
+    assert workers.claim("cpu:0", host=0).name == "second"
 
 
 # Notifications

@@ -196,7 +196,7 @@ def waiting_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "worker": worker_state(),
         "queue": queue_state(),
         "starts": starts_now().get(run.pk),
-        "reason": waiting_reason(run),
+        "activity": activity_of(run, waiting_reason(run)),
         "priorities": priorities(request, run),
     }
 
