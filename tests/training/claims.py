@@ -28,18 +28,20 @@ def claim(kind: str = "cpu", **values: Any) -> TrainRun | None:
 
 def machine_of(size: int, host: str = "", *, kind: str = "cpu") -> Present:
     """A machine with a worker for each device."""
+    # Here all machines have the locks of one.
+    names = [f"{host or kind}:{index}" for index in range(size)]
     host = host or socket.gethostname()
     devices = {
-        f"{kind}:{index}": {
+        name: {
             "kind": kind,
             "name": "CPU",
-            "identity": f"{kind}:{index}",
+            "identity": name,
             "index": index,
             "label": f"{kind} {index}" if size > 1 else "",
             "threads": 2,
             "memory_gb": 4.0,
         }
-        for index in range(size)
+        for index, name in enumerate(names)
     }
     workers = {identity: f"{host}-worker-{identity}" for identity in devices}
     return Present(host, "0", size=size, devices=devices, workers=workers)

@@ -2,6 +2,7 @@
 left."""
 
 import os
+import threading
 
 import pytest
 
@@ -86,16 +87,15 @@ def test_devices_of_a_train_are_held_until_its_last_process_has_left():
 
 
 def test_workers_of_a_machine_decide_one_after_the_other():
-    reading, writing = os.pipe()
+    decided = threading.Event()
+
+    def decide():
+        with claiming():
+            decided.set()
+
     with claiming():
-        if (pid := os.fork()) == 0:
-            with claiming():
-                os.write(writing, b"x")
-            os._exit(0)
-        os.set_blocking(reading, False)
-        with pytest.raises(BlockingIOError):
-            os.read(reading, 1)
-    os.waitpid(pid, 0)
-    assert os.read(reading, 1) == b"x"
-    os.close(reading)
-    os.close(writing)
+        other = threading.Thread(target=decide)
+        other.start()
+        assert not decided.wait(0.1)
+    assert decided.wait(10)
+    other.join()

@@ -79,7 +79,7 @@ class Workers:
 
 
 @pytest.fixture
-def workers(monkeypatch):
+def workers(db, monkeypatch):
     """Of one machine with two devices."""
     of = Workers(machine_of(2))
     monkeypatch.setattr(presence, "workers_present", lambda: presences_of(*of.machines))
@@ -253,7 +253,7 @@ def test_one_on_another_machine_starts_there(workers, stand):
     stand("wide", parameters={"devices": 3})
     stand("narrow")
     assert workers.claim("cpu:0").name == "narrow"
-    run = workers.claim("cpu:2", host=1)
+    run = workers.claim("large:2", host=1)
     assert (run.host, run.devices_text) == ("large", "3 devices: cpu 0, cpu 1, cpu 2")
 
 
@@ -321,7 +321,7 @@ def test_all_idle_workers_look_when_a_train_could_start(workers, stand, monkeypa
     workers.machines.append(machine_of(3, "large"))
     stand("wide", parameters={"devices": 3})
     assert waiting_trains_notify() == 5
-    assert workers.claim("cpu:0", host=1)
+    assert workers.claim("large:0", host=1)
     stand("too wide", parameters={"devices": 3})
     assert waiting_trains_notify() == 0
     assert sent == [5]
@@ -343,7 +343,7 @@ def test_pages_say_which_devices_a_train_has_and_what_is_busy_with_it(
     assert re.search(rf"cpu 1 .* Busy with wide #{run.pk}", stations[1])
     assert len(page.select(f'form[action="/trains/{run.pk}/stop/"]')) == 1
 
-    for path in (f"/trains/{run.pk}/", f"/jobs/{run.number}/", "/jobs/"):
+    for path in (f"/trains/{run.pk}/", "/jobs/"):
         assert "2 devices: cpu 0, cpu 1" in words(client.get(path)), path
     assert client.get(f"/api/v1/trains/{run.pk}/").json()["devices"] == ["cpu 0", "cpu 1"]
     assert client.get(f"/api/v1/jobs/{run.number}/").json()["devices"] == ["cpu 0", "cpu 1"]
