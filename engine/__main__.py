@@ -4,15 +4,19 @@
                                           DIR/repeats/1, 2 …
     python -m engine DIR --into FOLDER    in FOLDER, which must be new
     python -m engine DIR --in-place       in DIR itself, which must not have been trained in: for
-    launchers
+                                          launchers
+    python -m engine DIR --ranks N        on N devices of this machine, in as many processes, with
+                                          as many rows a step as before
 
 A repeat leaves DIR as it is, computes in the precision and with the number of threads that were
-recorded there, and prints whether its losses equal the recorded ones. Exit codes: those of
-engine/contract/rundir.py, and 4 where the losses differ."""
+recorded there, and prints whether its losses equal the recorded ones. On another number of devices
+sums are rounded in another order: then losses are the same that agree to a thousandth. Exit codes:
+those of engine/contract/rundir.py, and 4 where the losses differ."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterable
@@ -32,9 +36,11 @@ from engine.contract.rundir import (
     write_spec,
 )
 from engine.run.main import run
+from engine.schema.registry import RECIPES
 
 REPEATS = "repeats"
 EXIT_DIFFERENT = 4
+OTHER_DEVICES_TOLERANCE = 1e-3
 
 # {(split, step): loss}, None for a loss that was not finite.
 Losses = dict[tuple[str, int], float | None]
@@ -46,42 +52,52 @@ def main(arguments: list[str] | None = None) -> int:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--into", type=Path, metavar="FOLDER", help="a new folder to train in")
     where.add_argument("--in-place", action="store_true", help="train in the run directory itself")
+    parser.add_argument("--ranks", type=int, metavar="N", help="on how many devices")
     options = parser.parse_args(arguments)
 
     try:
         if options.in_place:
-            return _in_place(options.directory)
+            return _in_place(options.directory, options.ranks)
 
-        return _repeat(options.directory, options.into)
+        return _repeat(options.directory, options.into, options.ranks)
     except (SpecError, FileExistsError) as error:
         print(error, file=sys.stderr)
         return EXIT_FAILED
 
 
-def _in_place(directory: Path) -> int:
-    read_spec(directory)
+def _in_place(directory: Path, ranks: int | None) -> int:
+    spec = read_spec(directory)
     if (directory / EVENTS).exists():
         raise FileExistsError(
             f"{directory} has been trained in. Leave out --in-place to repeat it beside."
         )
 
+    if ranks is not None:
+        write_spec(directory, on_ranks(spec, ranks))
+
     return run(directory)
 
 
-def _repeat(directory: Path, into: Path | None) -> int:
+def _repeat(directory: Path, into: Path | None, ranks: int | None) -> int:
     spec = read_spec(directory)
     recorded = list(all_events(directory))
     target = into or _next_folder(directory / REPEATS)
     if target.exists():
         raise FileExistsError(f"{target} is there already. Name a folder that is new.")
 
-    write_spec(target, _as_recorded(spec, recorded))
+    is_other = ranks not in (None, _devices(spec))
+    repeated = _as_recorded(spec, recorded, same_threads=not is_other)
+    if ranks is not None:
+        repeated = on_ranks(repeated, ranks)
+
+    write_spec(target, repeated)
     print(f"Repeating train {spec.run_id} in {target}", flush=True)
     code = run(target)
     if code != EXIT_FINISHED:
         return code
 
-    is_same = _compare(losses(recorded), losses(all_events(target)))
+    tolerance = OTHER_DEVICES_TOLERANCE if is_other else 0.0
+    is_same = _compare(losses(recorded), losses(all_events(target)), tolerance)
     return EXIT_FINISHED if is_same else EXIT_DIFFERENT
 
 
@@ -95,16 +111,16 @@ def _next_folder(repeats: Path) -> Path:
     raise AssertionError("count() does not end")
 
 
-def _as_recorded(spec: Spec, recorded: list[dict[str, Any]]) -> Spec:
-    """The spec, from the beginning however many attempts it took, with the precision and the number
-    of threads that the recorded train had."""
+def _as_recorded(spec: Spec, recorded: list[dict[str, Any]], *, same_threads: bool) -> Spec:
+    """The spec, from the beginning however many attempts it took, with the precision and, with
+    `same_threads`, the number of threads that the recorded train had."""
     spec = replace(spec, attempt=1, resume_from=None)
     started = next((event for event in recorded if event["type"] == "started"), None)
     if started is None:
         return spec
 
     threads = started.get("device", {}).get("threads")
-    if threads:
+    if threads and same_threads:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
     if spec.parameters.get("precision", "auto") != "auto":
@@ -112,6 +128,30 @@ def _as_recorded(spec: Spec, recorded: list[dict[str, Any]]) -> Spec:
 
     precision = started.get("precision", "auto")
     return replace(spec, parameters=spec.parameters | {"precision": precision})
+
+
+def _devices(spec: Spec) -> int:
+    return int(spec.parameters.get("devices", 1))
+
+
+def on_ranks(spec: Spec, ranks: int) -> Spec:
+    """The same train on `ranks` devices: each step learns from as many rows as before. Raises
+    SpecError where they cannot be shared out."""
+    parameters = spec.parameters
+    if spec.recipe not in RECIPES:
+        raise SpecError("A custom program knows itself on how many devices it runs.")
+    if ranks < 1:
+        raise SpecError("A train takes at least one device.")
+
+    whole = RECIPES[spec.recipe].parameters.model_validate(parameters)
+    at_once = whole.batch_size * whole.devices
+    if at_once % ranks:
+        raise SpecError(
+            f"{ranks:,} devices cannot share the {at_once:,} rows that are computed at once."
+        )
+
+    changes = {"devices": ranks, "batch_size": at_once // ranks}
+    return replace(spec, parameters=parameters | changes)
 
 
 def losses(events: Iterable[dict[str, Any]]) -> Losses:
@@ -139,9 +179,9 @@ def _until(curve: Losses, last: int) -> Losses:
     return {(split, step): loss for (split, step), loss in curve.items() if step <= last}
 
 
-def _compare(recorded: Losses, repeated: Losses) -> bool:
-    """Print both curves beside each other and whether they are equal. A recorded train that was
-    stopped is compared up to where it was stopped."""
+def _compare(recorded: Losses, repeated: Losses, tolerance: float) -> bool:
+    """Print both curves beside each other and whether they are equal, to within a share of
+    `tolerance`. A recorded train that was stopped is compared up to where it was stopped."""
     if not recorded:
         print("\nNothing was recorded to compare with.")
         return True
@@ -152,7 +192,7 @@ def _compare(recorded: Losses, repeated: Losses) -> bool:
     for split, step in sorted(recorded, key=lambda key: (key[1], key[0])):
         before = recorded[split, step]
         after = repeated.get((split, step))
-        differs = before != after
+        differs = not _is_same(before, after, tolerance)
         differing += differs
         print(
             f"  {split:5} {step:>7} {_number(before)} {_number(after)}"
@@ -165,6 +205,13 @@ def _compare(recorded: Losses, repeated: Losses) -> bool:
         print(f"\nAll {len(recorded)} losses are the same.")
 
     return not differing
+
+
+def _is_same(before: float | None, after: float | None, tolerance: float) -> bool:
+    if before is None or after is None or not tolerance:
+        return before == after
+
+    return math.isclose(before, after, rel_tol=tolerance)
 
 
 def _number(value: float | None) -> str:

@@ -11,6 +11,8 @@ Who writes what:
                            away
     events.jsonl           the engine, one line a write, numbered by `seq`
     train.log              the supervisor redirects the engine's stdout and stderr into it
+    rank-1.log …           of a train on several devices: what its other processes print; removed
+                           where it ends well
     checkpoints/           the engine; a checkpoint counts only with its COMPLETE manifest, which is
                            written last
     model/                 the engine; written as model.tmp/ and renamed when whole
@@ -72,6 +74,11 @@ EVENT_TYPES = frozenset(
     }
 )
 PHASES = ("loading model", "preparing data", "answering", "evaluating", "training", "saving")
+
+
+def rank_log(index: int) -> str:
+    """The name of the log of rank `index`, which is not the first."""
+    return f"rank-{index}.log"
 
 
 class SpecError(ValueError):

@@ -135,7 +135,20 @@ def tokenised(
 ) -> Tokenised:
     """The rows that `fill` makes of `data`, or those that an earlier train cached. `depends`: what
     they depend on besides the recipe, the dataset, the tokenizer and its template, and the
-    renderer's own options."""
+    renderer's own options.
+
+    Of several ranks the first makes them, and the others find them in the cache."""
+    with job.ranks.first_goes_first():
+        return _tokenised(job, data, renderer, fill, depends)
+
+
+def _tokenised(
+    job: Job,
+    data: DataFile,
+    renderer: Renderer,
+    fill: Callable[[Rows], None],
+    depends: dict[str, Any],
+) -> Tokenised:
     path = _path(job.spec.recipe, data, renderer, depends)
     cached = _cached_rows(path)
     if cached is not None:

@@ -151,7 +151,7 @@ def _torch_device(model: Any, device: Device) -> torch.device:
     """Where the trainer will have the model: it moves a model that is not there yet."""
     place: torch.device = next(model.parameters()).device
     if device.kind == "cuda" and place.type == "cpu":
-        return torch.device("cuda", 0)
+        return torch.device("cuda", torch.cuda.current_device())
 
     return place
 

@@ -73,11 +73,19 @@ def _load(
         folder,
         dtype=getattr(torch, precision.weights),
         quantization_config=_quantization(parameters, device),
-        device_map={"": 0} if parameters.quantization != "none" else None,
+        device_map=_device_map(parameters),
         **options,
     )
 
     return model, sorted(report["missing_keys"])
+
+
+def _device_map(parameters: TrainParameters) -> dict[str, int] | None:
+    """Quantised weights are loaded onto the GPU of this process at once."""
+    if parameters.quantization == "none":
+        return None
+
+    return {"": torch.cuda.current_device()}
 
 
 def _refuse_missing(missing: list[str]) -> None:

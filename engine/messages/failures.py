@@ -47,6 +47,8 @@ DISK_FULL = Failure(
     "The disk is full.",
     "Free some space, or keep fewer checkpoints. Checkpoints written before are whole.",
 )
+# Of a train on several devices: one of its processes was ended from outside.
+RANK_KILLED = "rank_killed"
 # The last is oneDNN's, whose kernels say nothing else when they run out of memory.
 MEMORY_WORDS = (
     "out of memory",

@@ -3,7 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+
+# Adds up a tensor over the ranks of a train.
+Summed = Callable[[torch.Tensor], torch.Tensor]
+
+
+def alone(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over the ranks of a train that has one."""
+    return tensor
 
 
 def token_rewards(
@@ -51,31 +61,33 @@ def advantages_and_returns(
     return advantages, returns
 
 
-def whiten(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Shifted and scaled to mean 0 and standard deviation 1 over the real tokens."""
-    centred = values - masked_mean(values, mask)
-    variance = masked_mean(centred**2, mask)
+def whiten(values: torch.Tensor, mask: torch.Tensor, summed: Summed = alone) -> torch.Tensor:
+    """Shifted and scaled to mean 0 and standard deviation 1 over the real tokens of all ranks."""
+    centred = values - masked_mean(values, mask, summed)
+    variance = masked_mean(centred**2, mask, summed)
     return centred * torch.rsqrt(variance + 1e-8) * mask
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean over the real tokens, a scalar; 0 where there is none."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+def masked_mean(values: torch.Tensor, mask: torch.Tensor, summed: Summed = alone) -> torch.Tensor:
+    """The mean over the real tokens of all ranks, a scalar; 0 where there is none."""
+    return summed((values * mask).sum()) / summed(mask.sum()).clamp(min=1)
 
 
-def masked_variance(values: torch.Tensor, mask: torch.Tensor) -> float:
-    centred = values - masked_mean(values, mask)
-    return float(masked_mean(centred**2, mask))
+def masked_variance(values: torch.Tensor, mask: torch.Tensor, summed: Summed = alone) -> float:
+    centred = values - masked_mean(values, mask, summed)
+    return float(masked_mean(centred**2, mask, summed))
 
 
-def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> float:
+def explained_variance(
+    values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor, summed: Summed = alone
+) -> float:
     """How much of the returns' variance the values predicted: 1 all of it, 0 none, below 0 less
     than their mean would have."""
-    total = masked_variance(returns, mask)
+    total = masked_variance(returns, mask, summed)
     if total <= 1e-8:
         return 0.0
 
-    unexplained = masked_variance(returns - values, mask)
+    unexplained = masked_variance(returns - values, mask, summed)
     return 1 - unexplained / total
 
 

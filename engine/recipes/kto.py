@@ -50,8 +50,9 @@ def train(job: Job) -> bool:
     stop_tokens_learn(model, tokenizer, set(renderer.stop_ids(None)))
     switch_on(session, model)
     evaluation = data.evaluation
+    rows_at_once = parameters.batch_size * parameters.devices
     if evaluation is not None:
-        evaluation = mismatched(evaluation, parameters.batch_size)
+        evaluation = mismatched(evaluation, rows_at_once)
 
     # In random order: rows of similar length would have the same label, where good answers are
     # longer than bad ones.
@@ -66,7 +67,7 @@ def train(job: Job) -> bool:
             desirable_weight=parameters.desirable_weight,
             undesirable_weight=parameters.undesirable_weight,
         ),
-        train_dataset=mismatched(data.train, parameters.batch_size),
+        train_dataset=mismatched(data.train, rows_at_once),
         eval_dataset=evaluation,
         processing_class=tokenizer,
     )

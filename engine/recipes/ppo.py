@@ -45,7 +45,7 @@ def train(job: Job) -> bool:
         args=session.options(
             GRPOConfig,
             # A number that passes TRL's checks; the trainer sets it to 1.
-            num_generations=parameters.batch_size * parameters.gradient_accumulation_steps,
+            num_generations=parameters.effective_batch(),
             num_iterations=parameters.ppo_epochs,
             beta=parameters.kl_coef,
             epsilon=parameters.clip_range,

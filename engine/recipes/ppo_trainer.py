@@ -81,11 +81,13 @@ class PpoTrainer(RolloutTrainer):
         return result
 
     def _calculate_rewards(self, *arguments: Any) -> torch.Tensor:
-        """As GRPO's, (answers, functions). Keeps the weighted sums, (answers,), in `self.totals`;
-        NaN for an answer that could not be scored."""
+        """As GRPO's, (answers of all ranks, functions). Keeps the weighted sums of this rank's,
+        (answers,), in `self.totals`; NaN for an answer that could not be scored."""
         scores = super()._calculate_rewards(*arguments)
-        self.totals = (scores * self.reward_weights.to(scores.device)).nansum(dim=1)
-        self.totals[scores.isnan().all(dim=1)] = torch.nan
+        ranks = self.job.ranks
+        own = scores.chunk(ranks.count)[ranks.index]
+        self.totals = (own * self.reward_weights.to(own.device)).nansum(dim=1)
+        self.totals[own.isnan().all(dim=1)] = torch.nan
 
         return scores
 
@@ -141,19 +143,20 @@ class PpoTrainer(RolloutTrainer):
         advantages, returns = advantages_and_returns(rewards, values, mask, ppo.gamma, ppo.lam)
 
         metrics = self._metrics["train"]
-        metrics["kl"].append(float(masked_mean(log_ratio, mask)))
-        metrics["return"].append(float(masked_mean(returns, mask)))
-        metrics["explained_variance"].append(explained_variance(values, returns, mask))
+        summed = self.job.ranks.summed
+        metrics["kl"].append(float(masked_mean(log_ratio, mask, summed)))
+        metrics["return"].append(float(masked_mean(returns, mask, summed)))
+        metrics["explained_variance"].append(explained_variance(values, returns, mask, summed))
 
         if ppo.whiten_advantages:
-            advantages = whiten(advantages, mask)
+            advantages = whiten(advantages, mask, summed)
 
         return {
             "completion_mask": mask,
             "advantages": advantages,
             "old_values": values,
             "returns": returns,
-            "num_items_in_batch": mask.sum(),
+            "num_items_in_batch": summed(mask.sum()),
         }
 
     def _is_ended(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -187,8 +190,10 @@ class PpoTrainer(RolloutTrainer):
         values_loss = token_losses.sum() / normalizer
 
         metrics = self._metrics["train"]
-        metrics["policy_loss"].append(float(loss.detach()) * accumulation)
-        metrics["value_loss"].append(float(values_loss.detach()) * accumulation)
+        own = [float(loss.detach()), float(values_loss.detach())]
+        policy_mean, value_mean = self.job.ranks.means(own)
+        metrics["policy_loss"].append(policy_mean * accumulation)
+        metrics["value_loss"].append(value_mean * accumulation)
 
         total: torch.Tensor = loss + self.ppo.value_coef * values_loss
         return total
@@ -219,6 +224,14 @@ class PpoTrainer(RolloutTrainer):
         optimizer.register_step_post_hook(lambda *ignored: self.head.zero_grad())
         return optimizer
 
+    def training_step(self, *arguments: Any, **options: Any) -> Any:
+        loss = super().training_step(*arguments, **options)  # type: ignore[no-untyped-call]
+        # The head is no part of the model, whose gradients DDP exchanges.
+        if self.accelerator.sync_gradients:
+            self.job.ranks.average_gradients(self.head)
+
+        return loss
+
     def _clip_grad_norm(self, model: Any) -> Any:
         self.accelerator.clip_grad_norm_(self.head.parameters(), self.args.max_grad_norm)
         return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
@@ -228,6 +241,9 @@ class PpoTrainer(RolloutTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        if not self.job.ranks.is_first:
+            return
+
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         save_file(dict(self.head.state_dict()), folder / VALUE_HEAD)
 

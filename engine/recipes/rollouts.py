@@ -23,7 +23,7 @@ from engine.chat.row_notes import RowNotes
 from engine.chat.template import TemplateProblem
 from engine.contract.rundir import DataFile
 from engine.data.split import notes_warn, rows_read, sample_examples, split
-from engine.messages.failures import Stopped, TrainError
+from engine.messages.failures import TrainError
 from engine.messages.plural import are, counted
 from engine.rewards.base import Answer
 from engine.rewards.panel import Failure, Panel, Scores
@@ -31,7 +31,7 @@ from engine.rows.examples import Example
 from engine.run.job import Job
 from engine.run.samples import Stop, shown
 from engine.run.session import RowCounts
-from engine.run.trainer import TrainerHooks
+from engine.run.trainer import TrainerHooks, weighted_mean
 from engine.schema.rollouts import RolloutParameters
 
 # Evaluating means writing answers, which takes most of the time of these methods: this many prompts
@@ -174,6 +174,17 @@ def _dataset(rows: list[PromptRow], numbers: list[int]) -> Dataset:
     return Dataset.from_dict({"prompt": prompts, "number": numbers})
 
 
+class FailedAnswer(NamedTuple):
+    """An answer that could not be scored: its row among the answers of its rank, the reward that
+    failed, and for people why and on which prompt."""
+
+    rank: int
+    row: int
+    function: str
+    text: str
+    prompt: str
+
+
 class PromptOrder(RepeatSampler):
     """TRL's order of prompts, which depends on seed and epoch alone: the same before and after a
     resume."""
@@ -253,9 +264,7 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
 
     def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
         written = super()._generate_single_turn(*arguments, **options)  # type: ignore[no-untyped-call]
-        if self.job.stopping:
-            raise Stopped
-
+        self.job.stop_check_together()
         return written
 
     def _calculate_rewards(
@@ -265,8 +274,9 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
         completions: list[str],
         completion_ids_list: list[list[int]],
     ) -> torch.Tensor:
-        """Shape (answers, functions); a row of NaN for an answer that one of the functions could not
-        score. Raises TrainError where no answer is scored, or a failure is to end the train."""
+        """Shape (answers of all ranks, functions); a row of NaN for an answer that one of the
+        functions could not score. Each rank has its own answers scored. Raises TrainError where no
+        answer is scored, or a failure is to end the train."""
         answers = []
         for row, text in zip(inputs, completions, strict=True):
             number = row["number"]
@@ -274,19 +284,25 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
             answers.append(Answer(example.asked, text.strip(), example.answer, values))
 
         scores = self.panel.score(answers)
-        if scores.failures:
-            self._failures_report(scores.failures, answers)
+        ranks = self.job.ranks
+        failures = [
+            failure
+            for of_rank in ranks.gathered(self._described(scores.failures, answers))
+            for failure in of_rank
+        ]
+        totals = [total for of_rank in ranks.gathered(scores.totals) for total in of_rank]
+        if failures:
+            self._failures_report(failures, len(totals))
 
-        if all(total is None for total in scores.totals):
+        if all(total is None for total in totals):
             raise TrainError(
                 "nothing_scored",
-                f"None of {len(answers)} answers has a score from every reward. "
-                f"{scores.failures[0]}",
+                f"None of {len(totals)} answers has a score from every reward. {failures[0].text}",
                 "Try the rewards on a few rows before the train, and choose others.",
             )
 
         if self.model.training:
-            self._completions_report(answers, scores, completion_ids_list)
+            self._completions_report(answers, scores, totals, completion_ids_list)
 
         table = []
         for index, total in enumerate(scores.totals):
@@ -295,14 +311,27 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
             # for 0.
             table.append([math.nan] * len(values) if total is None else values)
 
-        return torch.tensor(table, dtype=torch.float32, device=self.accelerator.device)
+        own = torch.tensor(table, dtype=torch.float32, device=self.accelerator.device)
+        gathered: torch.Tensor = self.accelerator.gather(own)
+        return gathered
 
-    def _failures_report(self, failures: list[Failure], answers: list[Answer]) -> None:
-        """Warn of answers that could not be scored. Raises TrainError where that is to end the
-        train."""
+    def _described(self, failures: list[Failure], answers: list[Answer]) -> list[FailedAnswer]:
+        """As other ranks can read them."""
+        index = self.job.ranks.index
+        described = []
+        for failure in failures:
+            prompt = shown(answers[failure.row].prompt)
+            described.append(
+                FailedAnswer(index, failure.row, failure.function, str(failure), prompt)
+            )
+
+        return described
+
+    def _failures_report(self, failures: list[FailedAnswer], count: int) -> None:
+        """Warn of answers, of `count`, that could not be scored. Raises TrainError where that is to
+        end the train."""
         first = failures[0]
-        question = shown(answers[first.row].prompt)
-        message = f"{first} The prompt was: {question[:200]!r}"
+        message = f"{first.text} The prompt was: {first.prompt[:200]!r}"
 
         if self.job.parameters.on_reward_error == "stop":  # type: ignore[attr-defined]
             raise TrainError(
@@ -318,21 +347,25 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
         )
 
         mode = "train" if self.model.training else "eval"
-        unscored = {failure.row for failure in failures}
-        self._metrics[mode]["rewards/unscored"].append(len(unscored) / len(answers))
+        unscored = {(failure.rank, failure.row) for failure in failures}
+        self._metrics[mode]["rewards/unscored"].append(len(unscored) / count)
 
     def _completions_report(
-        self, answers: list[Answer], scores: Scores, ids: list[list[int]]
+        self,
+        answers: list[Answer],
+        scores: Scores,
+        totals: list[float | None],
+        ids: list[list[int]],
     ) -> None:
         """Write some answers of this step as events, with their rewards, so that people see what is
-        rewarded."""
+        rewarded. `totals`: of the answers of all ranks, of which those of the first come first."""
         step = self.state.global_step + 1
         every = max(1, math.ceil(self.state.max_steps / REPORTED_STEPS))
         if step == self.reported_step or (step - 1) % every:
             return
 
         self.reported_step = step
-        advantages = self.advantages(scores.totals)
+        advantages = self.advantages(totals)
 
         for index, answer in enumerate(answers[:REPORTED_COMPLETIONS]):
             self.job.emit(
@@ -372,9 +405,16 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Without the loss of held-out prompts, which has no meaning here."""
-        logs.pop("eval_loss", None)
+        is_evaluation = logs.pop("eval_loss", None) is not None
 
         metrics = self._metrics["eval"]
+        if is_evaluation and self.ranks.are_several:
+            # The rounds of an evaluation over several ranks differ in size.
+            weights = [entry.rows for entry in self.rounds]
+            for name, values in metrics.items():
+                if len(values) == len(weights):
+                    metrics[name] = [weighted_mean(values, weights)]
+
         for name in list(metrics):
             if name.startswith(GROUP_METRICS):
                 del metrics[name]
@@ -386,8 +426,9 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
         the resumed train."""
         super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        state = {"step": self._step, "told_at": self.reported_step}
-        (folder / STATE).write_text(json.dumps(state))
+        if self.job.ranks.is_first:
+            state = {"step": self._step, "told_at": self.reported_step}
+            (folder / STATE).write_text(json.dumps(state))
 
         steps_per_answers = self.args.steps_per_generation * self.num_iterations
         if not self._step % steps_per_answers or not self._buffered_inputs:
@@ -399,7 +440,12 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
                 if isinstance(value, torch.Tensor):
                     tensors[f"{number}.{name}"] = value.clone().contiguous()
 
-        save_file(tensors, folder / BUFFER)
+        save_file(tensors, folder / self._buffer_name())
+
+    def _buffer_name(self) -> str:
+        """Each rank learns from answers of its own."""
+        ranks = self.job.ranks
+        return f"rollouts.{ranks.index}.safetensors" if ranks.are_several else BUFFER
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -408,11 +454,12 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
         self._step = state["step"]
         self.reported_step = state["told_at"]
 
-        if not (folder / BUFFER).exists():
+        buffer = folder / self._buffer_name()
+        if not buffer.exists():
             return
 
         batches: list[dict[str, Any]] = [{} for _ in range(self.args.steps_per_generation)]
-        tensors = load_file(folder / BUFFER, device=str(self.accelerator.device))
+        tensors = load_file(buffer, device=str(self.accelerator.device))
         for name, value in tensors.items():
             number, _, key = name.partition(".")
             batches[int(number)][key] = value

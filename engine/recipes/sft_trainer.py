@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from trl.trainer.sft_trainer import SFTTrainer
@@ -35,8 +36,7 @@ class Trainer(TrainerHooks, SFTTrainer):
 
         rows: Any = train_dataset if train_dataset is not None else self.train_dataset
         lengths = [len(ids) for ids in rows["input_ids"]]
-        effective_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return GroupedByLength(lengths, effective_batch, self.args.seed)
+        return GroupedByLength(lengths, self.rows_of_a_step(), self.args.seed)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -81,9 +81,9 @@ class Trainer(TrainerHooks, SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """With means over all held-out tokens. The trainer's own are means over batches, which
         change with the batch size."""
-        weights = self.evaluated_tokens
+        losses, weights = self._evaluated()
         if "eval_loss" in logs and any(weights):
-            loss = weighted_mean(self.evaluated_losses, weights)
+            loss = weighted_mean(losses, weights)
             logs["eval_loss"] = loss
             logs["eval_perplexity"] = math.exp(loss) if loss < 700 else math.inf
 
@@ -94,3 +94,19 @@ class Trainer(TrainerHooks, SFTTrainer):
         self.evaluated_losses.clear()
         self.evaluated_tokens.clear()
         super().log(logs, start_time)
+
+    def _evaluated(self) -> tuple[list[float], Sequence[float]]:
+        """The loss and the number of learned tokens of each batch, or of each round of several
+        ranks."""
+        losses, tokens = self.evaluated_losses, self.evaluated_tokens
+        if not self.ranks.are_several or not tokens:
+            return losses, tokens
+
+        # A batch without a learned token has no loss.
+        sums = [loss * count if count else 0.0 for loss, count in zip(losses, tokens, strict=True)]
+        totals = self.ranks.totals([*sums, *tokens])
+        sums, counts = totals[: len(sums)], totals[len(sums) :]
+        means = [total / max(1, count) for total, count in zip(sums, counts, strict=True)]
+        weights = [count / entry.copies for count, entry in zip(counts, self.rounds, strict=True)]
+
+        return means, weights

@@ -114,6 +114,8 @@ class TrainCallback(TrainerCallback):
 
         # Time spent in steps since the last log, and since tokens were last counted.
         self.step_began = 0.0
+        self.is_training = False
+        self.has_begun = False
         self.seconds = 0.0
         self.seconds_of_tokens = 0.0
 
@@ -146,6 +148,7 @@ class TrainCallback(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """A resumed train starts from the counts of its checkpoint."""
+        self.is_training = True
         self.logged_epoch = state.epoch or 0.0
 
         evaluations = {}
@@ -161,12 +164,14 @@ class TrainCallback(TrainerCallback):
         if not state.num_input_tokens_seen:
             self.earlier_tokens = self.logged_tokens
 
-        self.enter("training")
+        if not args.eval_on_start:
+            self.enter("training")
 
     def on_step_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.step_began = time.monotonic()
+        self.has_begun = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -177,10 +182,12 @@ class TrainCallback(TrainerCallback):
         is_last = step >= self.plan.total_steps
         control.should_log = control.should_log or is_last
         control.should_evaluate = self.plan.evaluates_at(step)
-        control.should_save = save_taken(self.job.directory) or self.plan.saves_at(step)
 
-        reason = "" if is_last else self.reason_to_end(step)
-        if reason:
+        stops, saves, ends = self.wishes()
+        control.should_save = saves or self.plan.saves_at(step)
+
+        if not is_last and (stops or ends):
+            reason = self.reason_to_end(step, stops)
             self.job.say(f"Stopping after step {step}, {reason}.")
             control.should_log = True
             control.should_evaluate = False
@@ -189,10 +196,23 @@ class TrainCallback(TrainerCallback):
 
         return control
 
-    def reason_to_end(self, step: int) -> str:
-        """Why the train ends before its last step, or nothing. A failure is kept in `failure`, to
-        be raised once everything is saved."""
-        if self.job.stopping:
+    def wishes(self) -> tuple[bool, bool, bool]:
+        """Whether a stop was asked for, whether a checkpoint was, and whether the train is to end by
+        itself: the same on all ranks. Anybody may be told to stop; the rest is decided by the
+        first rank, which alone knows the metrics and takes the request to save away."""
+        job = self.job
+        if not job.ranks.is_first:
+            return job.ranks.any_of(job.stopping, False, False)  # type: ignore[return-value]
+
+        ends = job.overtime or self.trouble is not None or bool(self.ended_early)
+        return job.ranks.any_of(  # type: ignore[return-value]
+            job.stopping, save_taken(job.directory), ends
+        )
+
+    def reason_to_end(self, step: int, stops: bool) -> str:
+        """Why the train ends before its last step. A failure is kept in `failure`, to be raised once
+        everything is saved."""
+        if stops:
             return "as asked"
 
         if self.job.overtime:
@@ -220,12 +240,17 @@ class TrainCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         logs = logs or {}
+        is_train = "loss" in logs
+        peak = self.job.ranks.largest(peak_memory()) if is_train else 0
+        if not self.job.ranks.is_first:
+            return
+
         if any(name.startswith("eval_") for name in logs):
             self._eval_metrics(state, logs)
-        elif "loss" in logs:
-            self._train_metrics(state, logs)
+        elif is_train:
+            self._train_metrics(state, logs, peak)
 
-    def _train_metrics(self, state: TrainerState, logs: dict[str, float]) -> None:
+    def _train_metrics(self, state: TrainerState, logs: dict[str, float], peak: float) -> None:
         if "num_tokens" in logs and self.earlier_tokens:
             # The next checkpoint is to hold the sum.
             logs["num_tokens"] += self.earlier_tokens
@@ -235,7 +260,7 @@ class TrainCallback(TrainerCallback):
         epoch = state.epoch or 0.0
         values = numbers(logs)
         values |= self._speeds(epoch, values.get("num_tokens"))
-        values["peak_memory_gb"] = round(peak_memory() / 2**30, 3)
+        values["peak_memory_gb"] = round(peak / 2**30, 3)
         self.last |= values
 
         self.job.emit("metrics", step=step, epoch=round(epoch, 6), split="train", values=values)
@@ -338,19 +363,28 @@ class TrainCallback(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.enter("evaluating")
-        self.job.stop_check()
+        self.job.stop_check_together()
 
     def on_evaluate(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if 0 < state.global_step < self.plan.total_steps:
+        if self.is_training and state.global_step < self.plan.total_steps:
             self.enter("training")
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Seal what the trainer has written, then delete what the save policy no longer keeps."""
+        """Seal what the trainer has written, once all ranks have, then delete what the save policy no
+        longer keeps."""
         self.enter("saving")
+        self.job.ranks.barrier()
+        if self.job.ranks.is_first:
+            self._seal(args, state)
+
+        if state.global_step < self.plan.total_steps and not control.should_training_stop:
+            self.enter("training")
+
+    def _seal(self, args: TrainingArguments, state: TrainerState) -> None:
         step = state.global_step
         folder = Path(args.output_dir or "") / f"checkpoint-{step}"
 
@@ -370,9 +404,6 @@ class TrainCallback(TrainerCallback):
         )
 
         self.job.say(f"checkpoint of step {step} saved ({size / 2**20:.0f} MB)")
-
-        if step < self.plan.total_steps and not control.should_training_stop:
-            self.enter("training")
 
     def prune(self) -> list[int]:
         """Keep the last whole checkpoints and the best one besides; the steps of those that were

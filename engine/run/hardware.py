@@ -50,13 +50,14 @@ class Precision:
 
 
 def detect() -> Device:
-    """Looks at the device, and runs a few small matrix products on a CPU (some 50 ms)."""
+    """Looks at the device, and runs a few small matrix products on a CPU (some 50 ms). Of several
+    GPUs it is the one that this process has made its own, else the first."""
     import torch
 
     threads = thread_count()
 
     if torch.cuda.is_available():
-        facts = torch.cuda.get_device_properties(0)
+        facts = torch.cuda.get_device_properties(torch.cuda.current_device())
         good = torch.cuda.is_bf16_supported(including_emulation=False)
         return Device("cuda", facts.name, round(facts.total_memory / 2**30, 1), threads, good)
 

@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,14 +21,22 @@ from engine.contract.rundir import (
     checkpoints,
     stop_requested,
 )
+from engine.distributed.ranks import ALONE, Ranks
 from engine.messages.failures import Stopped, TrainError
 from engine.schema.train import TrainParameters
+
+
+class NoEvents(EventWriter):
+    """For all ranks but the first, which writes the events of all."""
+
+    def write(self, kind: str, **values: Any) -> int:
+        return self.seq
 
 
 @dataclass
 class Job:
     """`directory`: the run directory, the only place that is written to besides a dataset's
-    cache."""
+    cache. `ranks`: this process among those of the train."""
 
     directory: Path
     spec: Spec
@@ -37,6 +45,12 @@ class Job:
     warned: set[str] = field(default_factory=set)
     terminated: bool = False
     began: float = field(default_factory=lambda: time.monotonic())
+    ranks: Ranks = ALONE
+
+    def on_rank(self, ranks: Ranks) -> Job:
+        """The same train as one of its ranks sees it."""
+        events = self.events if ranks.is_first else NoEvents(self.directory)
+        return replace(self, ranks=ranks, events=events)
 
     @property
     def checkpoints(self) -> Path:
@@ -75,8 +89,14 @@ class Job:
 
     def stop_check(self) -> None:
         """Raises Stopped where a stop was asked for: to be called where nothing is lost by leaving at
-        once."""
-        if self.stopping:
+        once. Of several ranks the first one leaves, and the others are ended."""
+        if self.ranks.is_first and self.stopping:
+            raise Stopped
+
+    def stop_check_together(self) -> None:
+        """As stop_check, where all ranks come by: all of them leave, or none."""
+        (is_stopping,) = self.ranks.any_of(self.stopping)
+        if is_stopping:
             raise Stopped
 
     def resume_checkpoint(self) -> str | None:
@@ -156,7 +176,7 @@ class Job:
     def rewind(self) -> None:
         """Remove the checkpoints of an earlier attempt beyond the step that this one resumes
         from."""
-        if self.spec.attempt == 1:
+        if self.spec.attempt == 1 or not self.ranks.is_first:
             return
 
         for step, folder in checkpoints(self.directory):
@@ -165,9 +185,10 @@ class Job:
 
     def handle_signals(self) -> None:
         """Handle SIGTERM: the first one asks for a stop, as the stop file does; a second one ends
-        the process."""
+        the process. One that was held back until now counts."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._terminate)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         self.terminated = True

@@ -22,7 +22,10 @@ from engine.contract.rundir import (
     checkpoints,
     read_spec,
 )
-from engine.messages.failures import KNOWN_FAILURES, Stopped, explain, is_disk_full
+from engine.distributed.launch import run_ranks
+from engine.distributed.ranks import Ranks
+from engine.messages.failures import KNOWN_FAILURES, Failure, Stopped, explain, is_disk_full
+from engine.process import preload
 from engine.run.custom import run_program
 from engine.run.job import Job
 from engine.schema.registry import RECIPES
@@ -41,27 +44,52 @@ def run(directory: Path) -> int:
             return run_program(directory, program)
 
         job = job_read(directory, events)
-        recipe = importlib.import_module(RECIPES[job.spec.recipe].module)
-        job.handle_signals()
+        return _train_on_ranks(job) if job.parameters.devices > 1 else _train(job)
+    except Exception as error:
+        # A full disk takes no log, and must not hide why the train failed.
+        with contextlib.suppress(OSError):
+            if not isinstance(error, KNOWN_FAILURES):
+                # The evidence for what is said in plain words below.
+                traceback.print_exception(error)
 
+        return _fail(explain(error), directory, events)
+
+
+def _train(job: Job) -> int:
+    """Train as one process, or as one of its ranks, to the last event, if that is no failure."""
+    recipe = importlib.import_module(RECIPES[job.spec.recipe].module)
+    job.handle_signals()
+
+    try:
         return EXIT_FINISHED if recipe.train(job) else EXIT_STOPPED
     except Stopped:
-        print("Stopped before the first step: there is nothing to save.", flush=True)
-        events.write("stopped", step=0)
+        job.say("Stopped before the first step: there is nothing to save.")
+        job.emit("stopped", step=0)
         return EXIT_STOPPED
-    except Exception as error:
-        return _fail(error, directory, events)
 
 
-def _fail(error: Exception, directory: Path, events: EventWriter) -> int:
-    failure = explain(error)
+def _train_on_ranks(job: Job) -> int:
+    """Train on several devices: this process starts one for each, watches them and computes
+    nothing. The first of them writes all events but a failure."""
+    if preload.can_train(job.spec.parameters):
+        # Once for all of them. Where the engine was forked it is there already.
+        preload.load()
+
+    def train(ranks: Ranks) -> int:
+        return _train(job.on_rank(ranks))
+
+    ending = run_ranks(job.parameters.devices, job.directory, train)
+    if ending.failure is None:
+        return ending.code
+
+    events = EventWriter.resume(job.directory, job.events.seq)
+    return _fail(ending.failure, job.directory, events)
+
+
+def _fail(failure: Failure, directory: Path, events: EventWriter) -> int:
     _remove_unfinished(directory)
-    # A full disk takes neither the log nor the last event, and must not hide why the train failed.
+    # A full disk takes neither the log nor the last event.
     with contextlib.suppress(OSError):
-        if not isinstance(error, KNOWN_FAILURES):
-            # The evidence for what is said in plain words below.
-            traceback.print_exception(error)
-
         print(f"\nFailed: {failure.message}\n{failure.advice}", flush=True)
 
     try:

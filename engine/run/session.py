@@ -4,7 +4,7 @@ and write samples before and after."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import trl
 
 from engine.chat.render import tokenizer_load
 from engine.contract.rundir import checkpoint_is_whole, checkpoints
+from engine.distributed.sharding import make_whole, sharding_check
 from engine.loading import lm_head
 from engine.loading.lora_targets import adapted_describe
 from engine.loading.model import (
@@ -72,7 +73,11 @@ class Session:
         job.phase("loading model")
 
         silence_libraries()
+        job.ranks.join()
         device = detect()
+        sharding_check(parameters, device.kind)
+        # Measured: ranks may find different things.
+        device = replace(device, bf16=job.ranks.of_first(device.bf16))
         device_configure(device, parameters.seed)
         lm_head.install(job.say)
 
@@ -89,7 +94,7 @@ class Session:
         parameter_count, _ = parameter_counts(model)
         job.say(
             f"{parameter_count:,} weights on {device.name}, {precision.name}, "
-            f"{device.threads} threads"
+            f"{device.threads} threads{_ranks_text(job)}"
         )
 
         job.stop_check()
@@ -137,6 +142,7 @@ class Session:
         are evaluated before the first step, unless the train resumes from a checkpoint. Raises
         TrainError."""
         job = self.job
+        trainer.ranks = job.ranks
         lm_head.routers_quiet(trainer.model)
 
         if job.parameters.adapter == "lora":
@@ -151,22 +157,27 @@ class Session:
 
         checkpoint = job.resume_checkpoint()
         job.rewind()
+        job.ranks.seed_apart(job.parameters.seed)
 
         if checkpoint is None:
             if (weights := job.branch_weights()) is not None:
                 trainer._load_from_checkpoint(weights)
 
             callback.enter("answering")
-            sample("before", 0)
+            if job.ranks.is_first:
+                sample("before", 0)
 
             if rows.evaluation:
-                trainer.evaluate()
+                self._evaluate_at_start(trainer)
 
-        job.stop_check()
+        job.stop_check_together()
 
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except Stopped:
+            if not callback.has_begun:
+                raise
+
             # Asked for during an evaluation: the step before it is complete.
             trainer.checkpoint_now()
 
@@ -175,6 +186,13 @@ class Session:
         model_step = step
         if job.parameters.keep_best:
             model_step = self._load_best(trainer, callback, step)
+
+        if is_sharded := job.parameters.is_sharded():
+            make_whole(trainer.model, job.ranks)
+
+        if not job.ranks.is_first:
+            # What is left to do is done by the first rank.
+            return not is_stopped
 
         callback.enter("saving")
         facts = Facts(
@@ -203,8 +221,11 @@ class Session:
         )
 
         job.say(f"model saved ({model_bytes / 2**20:.0f} MB)")
-        callback.enter("answering")
-        sample("after", model_step)
+        if is_sharded:
+            job.say("no sample answers: the model is split over the devices")
+        else:
+            callback.enter("answering")
+            sample("after", model_step)
 
         if callback.failure is not None:
             raise callback.failure
@@ -218,6 +239,15 @@ class Session:
             job.say("Finished.")
 
         return not is_stopped
+
+    def _evaluate_at_start(self, trainer: Any) -> None:
+        """Evaluate before the first step. Of several ranks that is the first thing in training:
+        an evaluation before it would mark the model as prepared, so that training never wraps it,
+        and the ranks would exchange no gradients."""
+        if self.job.ranks.are_several:
+            trainer.args.eval_on_start = True
+        else:
+            trainer.evaluate()
 
     def _plan(self, trainer: Any, rows: RowCounts) -> Plan:
         """How many steps there are, and when to evaluate and save. Fits the trainer's warm-up to it.
@@ -239,9 +269,14 @@ class Session:
     def _load_best(self, trainer: Any, callback: TrainCallback, step: int) -> int:
         """Load the weights of the best checkpoint that is kept into the model. Returns its step;
         `step`, the current one, where there is none better."""
+        ranks = self.job.ranks
         kept = dict(checkpoints(self.job.directory))
-        whole = [number for number, folder in kept.items() if checkpoint_is_whole(folder)]
-        best = callback.best_of(whole)
+        best = None
+        if ranks.is_first:
+            whole = [number for number, folder in kept.items() if checkpoint_is_whole(folder)]
+            best = callback.best_of(whole)
+
+        best = ranks.of_first(best)
         if best is None or best == step:
             return step
 
@@ -267,6 +302,7 @@ class Session:
             evaluate_every=plan.evaluate_every,
             save_every=plan.save_every,
             **resumed,
+            **self._ranks_facts(),
         )
 
         rows_per_step = job.parameters.rows_per_step()
@@ -274,6 +310,23 @@ class Session:
             f"{counted(plan.total_steps, 'step')} of {counted(rows_per_step, 'row')}, "
             f"{trainable_count:,} weights to train"
         )
+
+    def _ranks_facts(self) -> dict[str, Any]:
+        """What is reported of a train on several devices besides."""
+        ranks = self.job.ranks
+        if not ranks.are_several:
+            return {}
+
+        strategy = "shard" if self.job.parameters.is_sharded() else "replicate"
+        return {"ranks": ranks.count, "strategy": strategy}
+
+
+def _ranks_text(job: Job) -> str:
+    if not job.ranks.are_several:
+        return ""
+
+    how = "the model split over them" if job.parameters.is_sharded() else "a whole copy on each"
+    return f" on each of {job.ranks.count} devices, {how}"
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from engine.contract.arithmetic import warmup_is_long
 from engine.data.length_grouping import GroupedByLength
+from engine.distributed.evaluation import Round, evaluation_loader
+from engine.distributed.ranks import ALONE, Ranks
+from engine.distributed.sharding import sharding_options
 from engine.run.hardware import Device, Precision, keep_freed_memory
 from engine.run.job import Job
 
@@ -25,7 +28,28 @@ CPU_TILE_WORDS = 4096
 
 class TrainerHooks:
     """What every trainer here does differently from TRL's; stands before TRL's trainer in the list
-    of base classes."""
+    of base classes. `ranks`: this process among those of the train; `rounds`: of the current
+    evaluation, where it is one over several ranks."""
+
+    ranks: Ranks = ALONE
+    rounds: Sequence[Round] = ()
+
+    def get_eval_dataloader(self: Any, eval_dataset: Any = None) -> Any:
+        if not self.ranks.are_several:
+            return super().get_eval_dataloader(eval_dataset)  # type: ignore[misc]
+
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        loader = evaluation_loader(self, dataset, self.ranks)
+        self.rounds = loader.batch_sampler.plan
+        return loader
+
+    def rows_of_a_step(self: Any) -> int:
+        """Over all ranks."""
+        return int(
+            self.args.train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.args.world_size
+        )
 
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
         """Writes none into checkpoints: ours is written once, beside the finished model."""
@@ -52,8 +76,9 @@ class PreparedRows(TrainerHooks):
         self, *arguments: Any, lengths: Sequence[int] | None = None, **options: Any
     ) -> None:
         self.lengths = lengths
-        # Rows in each batch of the current evaluation.
+        # Rows in each batch of the current evaluation, and its loss.
         self.evaluated: list[int] = []
+        self.evaluated_losses: list[float] = []
         super().__init__(*arguments, **options)
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
@@ -63,8 +88,7 @@ class PreparedRows(TrainerHooks):
         if self.lengths is None:
             return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
 
-        effective_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return GroupedByLength(self.lengths, effective_batch, self.args.seed)
+        return GroupedByLength(self.lengths, self.rows_of_a_step(), self.args.seed)
 
     def rows_of(self, inputs: Any) -> int:
         """The number of rows of the dataset in a batch."""
@@ -72,21 +96,33 @@ class PreparedRows(TrainerHooks):
 
     def prediction_step(self: Any, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
         self.evaluated.append(self.rows_of(inputs))
-        return super().prediction_step(model, inputs, *arguments, **options)  # type: ignore[misc]
+        result = super().prediction_step(model, inputs, *arguments, **options)  # type: ignore[misc]
+        if self.ranks.are_several:
+            self.evaluated_losses.append(float(result[0]))
+
+        return result
 
     def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
         if any(name.startswith("eval_") for name in logs) and any(self.evaluated):
+            weights = self.evaluated
+            if self.ranks.are_several:
+                # Each metric is a mean over the ranks already.
+                weights = [entry.rows for entry in self.rounds]
+                losses = self.ranks.means(self.evaluated_losses)
+                logs["eval_loss"] = weighted_mean(losses, weights)
+
             metrics = self._metrics["eval"]
             for name, values in metrics.items():
-                if len(values) == len(self.evaluated):
-                    metrics[name] = [weighted_mean(values, self.evaluated)]
+                if len(values) == len(weights):
+                    metrics[name] = [weighted_mean(values, weights)]
 
             self.evaluated.clear()
+            self.evaluated_losses.clear()
 
         super().log(logs, start_time)  # type: ignore[misc]
 
 
-def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
     """Each value counts as often as its weight says; the weights must not all be 0."""
     total = sum(value * weight for value, weight in zip(values, weights, strict=True))
     return total / sum(weights)
@@ -121,6 +157,27 @@ def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str,
         "report_to": "none",
         "eval_strategy": "no",
         "save_strategy": "no",
+    } | rank_options(job)
+
+
+def rank_options(job: Job) -> dict[str, Any]:
+    """The options of a train on several devices."""
+    parameters = job.parameters
+    if not job.ranks.are_several:
+        return {}
+
+    options: dict[str, Any] = {
+        # Each rank draws random numbers of its own, and all must shuffle alike.
+        "data_seed": parameters.seed,
+    }
+    if parameters.is_sharded():
+        return options | sharding_options(parameters)
+
+    return options | {
+        # Nothing in a language model's buffers is learned.
+        "ddp_broadcast_buffers": False,
+        # An expert that no row of a step was sent to has no gradient.
+        "ddp_find_unused_parameters": not parameters.gradient_checkpointing,
     }
 
 

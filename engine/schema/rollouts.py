@@ -3,9 +3,9 @@ GRPO and PPO."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from engine.rewards.parameters import RewardChoice
 from engine.schema.fields import parameter, refuse
@@ -111,6 +111,17 @@ class RolloutParameters(TrainParameters):
         advanced=True,
         needs="cuda",
     )
+
+    @model_validator(mode="after")
+    def check_whole_copies(self) -> Self:
+        if self.is_sharded():
+            raise refuse(
+                "strategy",
+                "Writing answers takes a whole copy of the model on each device. Choose that, or "
+                "a method that learns from rows.",
+            )
+
+        return self
 
     @field_validator("rewards")
     @classmethod

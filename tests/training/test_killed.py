@@ -45,6 +45,20 @@ def test_a_kill_is_reported_with_what_was_measured(make_train, death, code, says
         assert "Memory had not run out" in outcome.values["error_advice"]
 
 
+@pytest.mark.parametrize(
+    ("death", "code"),
+    [
+        (ROOMY, "rank_killed"),
+        (None, "rank_killed"),
+        (Death(True, 9 * GB, 15 * GB, 16 * GB, False), "out_of_memory"),
+    ],
+)
+def test_a_rank_is_called_out_of_memory_only_where_memory_ran_out(make_train, death, code):
+    said = {"type": "failed", "code": "rank_killed", "message": "Rank 1 of 2 was killed."}
+    outcome = decide(make_train(status="running", outcome=said), 1, death=death)
+    assert outcome.values["error_code"] == code
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine's files: 16 GB of which 4 are free, and counters that a test can set."""

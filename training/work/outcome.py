@@ -10,7 +10,7 @@ from core.memory import Death
 from core.store import disk_is_full
 from core.templatetags.display import size
 from engine.contract.rundir import EXIT_DISK_FULL, EXIT_FINISHED, EXIT_STOPPED, LOG, MODEL
-from engine.messages.failures import DISK_FULL, failure_from_text
+from engine.messages.failures import DISK_FULL, RANK_KILLED, failure_from_text
 from training.models import TrainRun
 
 Status = TrainRun.Status
@@ -92,6 +92,9 @@ def decide(
     """
     last = run.outcome.get("type")
     if last == "failed":
+        if run.outcome.get("code") == RANK_KILLED and death and death.killed_for_memory:
+            return killed(death)
+
         return failure(
             str(run.outcome.get("code", "unknown"))[:40],
             str(run.outcome.get("message", "The train failed.")),
