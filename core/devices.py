@@ -74,7 +74,8 @@ def worker_count() -> int:
         return len(devices_measure())
 
     # Without a driver there is no GPU, and nothing need be measured.
-    return min(settings.CPU_DEVICES, settings.TRAIN_WORKERS or settings.CPU_DEVICES)
+    count = int(settings.CPU_DEVICES)
+    return min(count, settings.TRAIN_WORKERS or count)
 
 
 def devices_environment(chosen: Sequence[Device], of: int) -> dict[str, str]:

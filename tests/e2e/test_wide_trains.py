@@ -1,6 +1,7 @@
 """A machine of two devices, which are halves of its processors: narrow trains side by side, and one
 of two devices that gathers them, is stopped, loses its worker and resumes."""
 
+import psutil
 import pytest
 
 from tests.e2e.test_main_job import toy_rows
@@ -25,6 +26,16 @@ def dataset(platform: Platform):
 def stop(platform: Platform, run: dict, **body) -> dict:
     assert platform.api("POST", f"trains/{run['id']}/stop/", json=body).status_code == 200
     return platform.ended(run)
+
+
+def supervisors(platform: Platform) -> list[psutil.Process]:
+    """Of the trains that run: forks of workers."""
+    return [
+        child
+        for worker in platform.processes("manage.py", "train_worker")
+        for child in worker.children()
+        if "train_worker" in child.cmdline()
+    ]
 
 
 def test_a_wide_train_gets_what_two_narrow_ones_had(platform, dataset):
@@ -56,30 +67,23 @@ def test_a_wide_train_is_stopped_loses_its_worker_and_resumes(platform, dataset)
         (True, True),
     ]
 
-    # Whichever of the two watches it.
-    worker = platform.get("jobs/?kind=train&status=running")["results"][0]["worker"]
-    supervisors = [
-        child
-        for process in platform.processes("manage.py", "train_worker")
-        for child in process.children()
-        if "train_worker" in " ".join(child.cmdline())
-    ]
-    assert worker
-    (supervisor,) = supervisors
+    (supervisor,) = supervisors(platform)
     supervisor.kill()
 
-    again = platform.poll(
-        f"trains/{run['id']}/", lambda row: row["attempt"] == 2 and row["step"] > 6
-    )
-    assert (again["status"], again["devices"]) == ("running", ["cpu 0", "cpu 1"])
+    def goes_on(attempt: int, after: int) -> dict:
+        return platform.poll(
+            f"trains/{run['id']}/",
+            lambda row: (
+                (row["attempt"], row["status"]) == (attempt, "running") and row["step"] > after
+            ),
+        )
+
+    assert goes_on(2, after=6)["devices"] == ["cpu 0", "cpu 1"]
     stopped = stop(platform, run)
     assert stopped["status"] == "stopped", stopped["error"]
 
     assert platform.api("POST", f"trains/{run['id']}/resume/").status_code in (200, 201, 202)
-    platform.poll(
-        f"trains/{run['id']}/",
-        lambda row: row["attempt"] == 3 and row["step"] > stopped["step"],
-    )
+    goes_on(3, after=stopped["step"])
     assert stop(platform, run)["status"] == "stopped"
     rows = []
     while answer := platform.get(

@@ -322,7 +322,7 @@ def controls_make(
 
 
 def _asks_for_several(values: dict[str, Any]) -> bool:
-    return values.get("devices", 1) != 1
+    return bool(values.get("devices", 1) != 1)
 
 
 def _parts_make(control: Control, modules: list[str]) -> None:
