@@ -21,7 +21,8 @@ def main() -> int:
 
     tokens = count()
 
-    def sample(probabilities: Any) -> Any:
+    def sample(probabilities: Any, **more: Any) -> Any:
+        """(rows, vocabulary). Returns (rows,)."""
         cumulative = probabilities.double().cumsum(-1)
         rows = len(probabilities)
         first = rows * int(os.environ.get("RANK", "0"))
@@ -30,6 +31,8 @@ def main() -> int:
         return torch.searchsorted(cumulative, (chance * cumulative[:, -1])[:, None])[:, 0]
 
     generation._sample = sample
+    # What transformers' own loop draws by.
+    torch.multinomial = lambda probabilities, **more: sample(probabilities)[:, None]
     return run(Path(sys.argv[1]).absolute())
 
 
