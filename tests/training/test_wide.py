@@ -360,6 +360,7 @@ def test_pages_say_that_a_train_gathers(client, alice, bob, workers, stand):
     page = words(client.get("/trains/queue/"))
     assert "It gathers 2 devices" in page
     assert "Free devices are kept for an earlier train" in page
+    assert "Free, kept for a train of 2 devices" in page
     assert "It gathers 2 devices" in words(client.get(f"/trains/{wide.pk}/"))
     places = client.get("/api/v1/queue/").json()["places"]
     assert [place["reason"][:10] for place in places] == ["It gathers", "Free devic"]

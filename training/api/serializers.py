@@ -489,6 +489,9 @@ class QueueStationSerializer(serializers.Serializer[Any]):
     is_lent = serializers.BooleanField(
         help_text="Whether its device is one of those of a train that another worker watches."
     )
+    kept_for = serializers.IntegerField(
+        help_text="While it is free and kept for a train of several devices: of how many; else 0."
+    )
     train = serializers.IntegerField(
         source="run.pk",
         default=None,

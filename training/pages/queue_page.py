@@ -21,7 +21,7 @@ from training.train.durations import run_progress
 from training.train.estimate import Estimate, starts_now
 from training.work.claiming import holders_of, spot_of
 from training.work.queue import may_manage_queue, queue_state, waiting
-from training.work.reasons import waiting_reasons
+from training.work.reasons import Look, waiting_look
 
 # Of a longer line: the first so many, and the reader's own.
 MOST_PLACES = 100
@@ -66,7 +66,8 @@ class Place:
 class Station:
     """A training worker, or the place of a train whose worker does not answer. `is_busy` without
     `run`: with a train that the reader may not see. is_lent: its device is one of those of a train
-    that another worker of its machine watches."""
+    that another worker of its machine watches. kept_for: while it is free and kept for a train of
+    several devices, of how many."""
 
     worker: str
     host: str
@@ -76,6 +77,7 @@ class Station:
     run: TrainRun | None
     may_change: bool
     is_lent: bool = False
+    kept_for: int = 0
 
     @property
     def progress(self) -> float | None:
@@ -89,21 +91,22 @@ class Station:
 def queue_page(reader: User) -> dict[str, Any]:
     """What the page and the API show to this reader."""
     state = worker_state()
+    look = waiting_look(state)
     runs = list(TrainRun.objects.active().with_related().order_by("started_at", "pk"))
     count = waiting().count()
 
     return {
         "queue": queue_state(),
         "worker": state,
-        "stations": stations(reader, runs),
-        "places": places(reader, state),
+        "stations": stations(reader, runs, look),
+        "places": places(reader, state, look),
         "waiting_count": count,
         "own_count": waiting().filter(owner=reader.pk).count(),
         "running_count": len(runs),
     }
 
 
-def places(reader: User, state: WorkerState | None = None) -> list[Place]:
+def places(reader: User, state: WorkerState, look: Look) -> list[Place]:
     """The line, the next train first."""
     shown = _positions_shown(reader)
     if not shown:
@@ -114,14 +117,13 @@ def places(reader: User, state: WorkerState | None = None) -> list[Place]:
     after = [run.starts_after_id for run in runs.values() if run.starts_after_id is not None]
     predecessors = {train.number: train for train in visible.filter(job__in=after)}
     estimates = starts_now(state)
-    reasons = waiting_reasons(state)
     shown_places = []
 
     for position, pk, priority in shown:
         run = runs.get(pk)
         waits_for = predecessors.get(run.starts_after_id or 0) if run is not None else None
         place = _place(position, run, priority, estimates.get(pk), reader, waits_for)
-        shown_places.append(replace(place, reason=reasons.get(pk, "")))
+        shown_places.append(replace(place, reason=look.reasons.get(pk, "")))
 
     return shown_places
 
@@ -168,10 +170,10 @@ def _place(
     )
 
 
-def stations(reader: User, runs: list[TrainRun]) -> list[Station]:
+def stations(reader: User, runs: list[TrainRun], look: Look) -> list[Station]:
     """Every worker that is there, and every train that runs on one that is not."""
     try:
-        present = sorted(workers_present(), key=lambda worker: str(worker["name"]))
+        present = sorted(workers_present(), key=_order)
     except RedisError:
         present = []
 
@@ -186,7 +188,9 @@ def stations(reader: User, runs: list[TrainRun]) -> list[Station]:
         known.add(name)
         own = by_worker.get(name)
         station = _station(worker, own or holders.get(spot_of(worker)), visible, reader)
-        every_station.append(replace(station, is_lent=own is None and station.is_busy))
+        is_lent = own is None and station.is_busy
+        kept_for = 0 if station.is_busy else look.kept.get(spot_of(worker)[0], 0)
+        every_station.append(replace(station, is_lent=is_lent, kept_for=kept_for))
 
     for run in runs:
         if run.worker not in known:
@@ -199,6 +203,11 @@ def stations(reader: User, runs: list[TrainRun]) -> list[Station]:
             every_station.append(replace(station, is_here=False))
 
     return every_station
+
+
+def _order(worker: dict[str, Any]) -> tuple[str, int, str]:
+    """By machine and device."""
+    return str(worker["host"]), int(worker["device"].get("index", 0)), str(worker["name"])
 
 
 def _station(

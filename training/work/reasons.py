@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from core.text import are, counted
 from jobs.devices.presence import WorkerState, worker_state
 from jobs.models import Machine
@@ -14,13 +16,21 @@ from training.work.queue import device_kinds
 KEPT = "Free devices are kept for an earlier train that needs several together."
 
 
-def waiting_reasons(state: WorkerState | None = None) -> dict[int, str]:
-    """{id of a waiting train: what its devices have to do with that}, for those that gather, that
-    others keep from starting, and that need more devices than are there. Where no worker is there,
-    all wait for that, and nothing is said here."""
+@dataclass(frozen=True)
+class Look:
+    """reasons: {id of a waiting train: what devices have to do with that it waits}, for those that
+    gather, that others keep from starting, and that need more devices than are there. kept: {key of
+    a machine: on how many devices the train runs for which its devices are kept}."""
+
+    reasons: dict[int, str] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+
+
+def waiting_look(state: WorkerState | None = None) -> Look:
+    """Where no worker is there all wait for that, and nothing is said here."""
     state = state or worker_state()
     if not state.machines:
-        return {}
+        return Look()
 
     placement = placement_now(state.machines, device_name(state))
     sizes = {machine.host: len(machine.devices) for machine in state.machines}
@@ -29,13 +39,15 @@ def waiting_reasons(state: WorkerState | None = None) -> dict[int, str]:
     reasons |= {run.pk: KEPT for run in placement.kept_out}
     wide = [run for run in placement.homeless if run.width > 1]
     known = list(Machine.objects.order_by("-seen_at")) if wide else []
+    reasons |= {run.pk: _is_homeless(run, known, sizes) for run in wide}
 
-    return reasons | {run.pk: _is_homeless(run, known, sizes) for run in wide}
+    kept = {gathering.key: gathering.run.width for gathering in placement.gathering}
+    return Look(reasons, kept)
 
 
 def waiting_reason(run: TrainRun) -> str:
     """The same of one train, "" for one that does not wait."""
-    return waiting_reasons().get(run.pk, "") if run.status == TrainRun.Status.QUEUED else ""
+    return waiting_look().reasons.get(run.pk, "") if run.status == TrainRun.Status.QUEUED else ""
 
 
 def _gathers(gathering: Gathering) -> str:
