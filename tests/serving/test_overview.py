@@ -7,19 +7,23 @@ import time
 
 import pytest
 
+from jobs.devices.locks import DeviceLocks
+from jobs.devices.presence import Seat
 from jobs.devices.sharing import (
     Rule,
     device_policy,
     devices_for_train,
+    devices_held,
     minutes_held,
     shared_sides,
 )
 from jobs.models import DevicePolicy
 from serving import overview
 from serving.gateway.facts import Facts, Spot, facts_read, keys_gone
-from tests.training.claims import claim
+from tests.training.claims import claim, machine_of, presences_of
 from tests.world import NUMBER, world_make
 from training.models import TrainRun
+from training.work.claiming import train_claim
 from training.work.queue import queue_state
 
 STATE = {
@@ -210,6 +214,71 @@ def test_what_the_gateway_knows_of_trains(alice, monkeypatch):
     assert facts_read().train == f"alices train #{NUMBER}"
     DevicePolicy(rule=Rule.SHARE).save()
     assert facts_read().refusal == ""
+
+
+def test_of_several_gpus_models_have_one_that_no_train_has(alice, monkeypatch):
+    """They stay where they are as long as they can, and come back for nothing."""
+    gpus = machine_of(3, kind="cuda")
+    monkeypatch.setattr("serving.gateway.facts.workers_present", lambda: presences_of(gpus))
+    run = world_make(alice, canary="alices").run
+    found = facts_read()
+    assert [spot.identities for spot in found.spots] == [("cuda:0",), ("cuda:1",), ("cuda:2",)]
+    assert [spot.visible for spot in found.spots] == ["0", "1", "2"]
+    before = found.after(Facts())
+    assert (before.spot.identities, before.refusal) == (("cuda:2",), "")
+
+    def trains_on(*indices: int) -> Facts:
+        devices = [{"identity": f"cuda:{index}", "slot": "0"} for index in indices]
+        values = {"status": "running", "host": socket.gethostname(), "devices": devices}
+        TrainRun.objects.filter(pk=run.pk).update(**values)
+        return facts_read()
+
+    assert trains_on(0).after(before).spot == before.spot
+    moved = trains_on(2).after(before)
+    assert (moved.spot.identities, moved.refusal) == (("cuda:1",), "")
+    assert trains_on(0).after(moved).spot.identities == ("cuda:1",)
+    assert "A train has the device" in trains_on(0, 1, 2).after(moved).refusal
+
+    DevicePolicy(rule=Rule.SHARE).save()
+    shared = trains_on(1).after(moved)
+    assert (shared.spot.identities, shared.refusal) == (("cuda:1",), "")
+
+
+def test_a_train_that_waits_takes_a_gpu_without_models_first(alice, monkeypatch):
+    gpus = machine_of(2, kind="cuda")
+    monkeypatch.setattr("serving.gateway.facts.workers_present", lambda: presences_of(gpus))
+    run = world_make(alice).run
+    TrainRun.objects.filter(pk=run.pk).update(status="queued")
+    assert not facts_read().waits
+    TrainRun.objects.filter(pk=run.pk).update(parameters={"devices": 2})
+    assert facts_read().waits
+
+
+def test_answers_hold_the_devices_on_which_they_are_written(alice, monkeypatch):
+    from serving.gateway.facts import answers_tell
+
+    machine = machine_of(2, kind="cuda")
+    redis = Redis()
+    monkeypatch.setattr("jobs.devices.sharing.connection", lambda: redis)
+    monkeypatch.setattr("jobs.devices.sharing.workers_present", lambda: presences_of(machine))
+    DevicePolicy(rule=Rule.CHAT).save()
+    answers_tell(Facts(rule=Rule.CHAT, spot=Spot(("cuda:1",))), True)
+    assert devices_held(socket.gethostname(), machine.devices) == {"cuda:1"}
+    assert not queue_state().holds
+    world_make(alice)
+    TrainRun.objects.update(status="queued", parameters={"devices": 2})
+
+    def claimed(identity: str) -> TrainRun | None:
+        locks = DeviceLocks()
+        try:
+            return train_claim(Seat(machine, identity, [machine]), locks)
+        finally:
+            locks.close()
+
+    assert [claimed("cuda:1"), claimed("cuda:0")] == [None, None]
+    TrainRun.objects.update(parameters={})
+    assert claimed("cuda:1") is None
+    assert claimed("cuda:0") is not None
 
 
 def test_what_is_archived_or_deleted_is_gone(alice):
