@@ -51,7 +51,7 @@ def make_whole(model: torch.nn.Module, ranks: Ranks) -> None:
             if not isinstance(weight, DTensor):
                 continue
 
-            whole = weight.detach().full_tensor()
+            whole = weight.full_tensor().detach()
             kept = whole.cpu() if ranks.is_first else whole.new_empty(0)
             setattr(module, name, torch.nn.Parameter(kept, requires_grad=weight.requires_grad))
 

@@ -40,8 +40,12 @@ def switch_on(
     entropy term, whose gradient the fast head does not compute."""
     device = session.device
     fallback.begin(session.job.say)
-    fused_layers = adapter.fuse(model)
+    # A model that is split over devices takes no weights that are views of wider storage.
+    is_sharded = session.job.parameters.is_sharded()
+    fused_layers = 0 if is_sharded else adapter.fuse(model)
     parts = [f"{fused_layers} adapter layers as one function each"] if fused_layers else []
+    if is_sharded:
+        parts.append("adapter layers stay as they are, because the model is split over the devices")
 
     if device.kind == "cpu":
         fused_norms = norm.fuse(model) if session.precision.weights != "float32" else 0

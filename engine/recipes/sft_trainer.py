@@ -31,7 +31,11 @@ class Trainer(TrainerHooks, SFTTrainer):
         super().__init__(*arguments, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if not self.grouped:
+        # transformers' own grouping draws from random numbers that differ by rank.
+        is_shared = self.ranks.are_several and (
+            self.args.train_sampling_strategy == "group_by_length"
+        )
+        if not self.grouped and not is_shared:
             return super()._get_train_sampler(train_dataset)
 
         rows: Any = train_dataset if train_dataset is not None else self.train_dataset

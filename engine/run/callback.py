@@ -119,6 +119,8 @@ class TrainCallback(TrainerCallback):
         self.seconds = 0.0
         self.seconds_of_tokens = 0.0
 
+        # In bytes, of the rank that takes most.
+        self.peak_memory = 0.0
         self.logged_epoch = 0.0
         self.logged_tokens = 0.0
         self.earlier_tokens = 0.0
@@ -241,16 +243,18 @@ class TrainCallback(TrainerCallback):
     ) -> None:
         logs = logs or {}
         is_train = "loss" in logs
-        peak = self.job.ranks.largest(peak_memory()) if is_train else 0
+        if is_train:
+            self.peak_memory = self.job.ranks.largest(peak_memory())
+
         if not self.job.ranks.is_first:
             return
 
         if any(name.startswith("eval_") for name in logs):
             self._eval_metrics(state, logs)
         elif is_train:
-            self._train_metrics(state, logs, peak)
+            self._train_metrics(state, logs)
 
-    def _train_metrics(self, state: TrainerState, logs: dict[str, float], peak: float) -> None:
+    def _train_metrics(self, state: TrainerState, logs: dict[str, float]) -> None:
         if "num_tokens" in logs and self.earlier_tokens:
             # The next checkpoint is to hold the sum.
             logs["num_tokens"] += self.earlier_tokens
@@ -260,7 +264,7 @@ class TrainCallback(TrainerCallback):
         epoch = state.epoch or 0.0
         values = numbers(logs)
         values |= self._speeds(epoch, values.get("num_tokens"))
-        values["peak_memory_gb"] = round(peak / 2**30, 3)
+        values["peak_memory_gb"] = round(self.peak_memory / 2**30, 3)
         self.last |= values
 
         self.job.emit("metrics", step=step, epoch=round(epoch, 6), split="train", values=values)

@@ -32,7 +32,13 @@ from engine.run.callback import Plan, TrainCallback
 from engine.run.card import Facts, card_write
 from engine.run.hardware import Device, Precision, detect, precision_choose
 from engine.run.job import Job
-from engine.run.trainer import device_configure, silence_libraries, trainer_options, warmup_fit
+from engine.run.trainer import (
+    device_configure,
+    rank_options,
+    silence_libraries,
+    trainer_options,
+    warmup_fit,
+)
 from engine.schema.registry import RECIPES, carry_on_obstacle
 
 VERSIONS = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft}
@@ -120,7 +126,8 @@ class Session:
     def options(self, config: Callable[..., Any], **own: Any) -> Any:
         """An instance of `config`, TRL's dataclass of options: those of every method, this method's
         `own`, and the other options of the form. Raises TrainError for one that TRL refuses."""
-        options = trainer_options(self.job, self.device, self.precision) | own
+        options = trainer_options(self.job, self.device, self.precision)
+        options |= rank_options(self.job, self.model) | own
         for name, value in self.job.parameters.more.items():
             if value is not None:
                 options[name] = value

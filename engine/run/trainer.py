@@ -25,6 +25,9 @@ from engine.run.job import Job
 CPU_TILE_TOKENS = 512
 CPU_TILE_WORDS = 4096
 
+# What configs call the number of a layer's experts.
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
 
 class TrainerHooks:
     """What every trainer here does differently from TRL's; stands before TRL's trainer in the list
@@ -157,11 +160,11 @@ def trainer_options(job: Job, device: Device, precision: Precision) -> dict[str,
         "report_to": "none",
         "eval_strategy": "no",
         "save_strategy": "no",
-    } | rank_options(job)
+    }
 
 
-def rank_options(job: Job) -> dict[str, Any]:
-    """The options of a train on several devices."""
+def rank_options(job: Job, model: Any) -> dict[str, Any]:
+    """The options of a train on several devices; none for one device."""
     parameters = job.parameters
     if not job.ranks.are_several:
         return {}
@@ -176,9 +179,18 @@ def rank_options(job: Job) -> dict[str, Any]:
     return options | {
         # Nothing in a language model's buffers is learned.
         "ddp_broadcast_buffers": False,
-        # An expert that no row of a step was sent to has no gradient.
-        "ddp_find_unused_parameters": not parameters.gradient_checkpointing,
+        # Looking for them takes time in each step, and cannot be done beside checkpointing.
+        "ddp_find_unused_parameters": has_idle_parts(model)
+        and not parameters.gradient_checkpointing,
     }
+
+
+def has_idle_parts(model: Any) -> bool:
+    """Whether a step may pass by weights that are trained: an expert that no row is sent to, or what
+    a model has for images."""
+    text = model.config.get_text_config()
+    has_experts = any(getattr(text, name, None) for name in EXPERT_COUNTS)
+    return has_experts or text is not model.config
 
 
 def warmup_fit(job: Job, options: Any, total_steps: int) -> None:

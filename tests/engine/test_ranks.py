@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from engine.contract.rundir import (
@@ -36,10 +37,13 @@ from engine.contract.rundir import (
     write_spec,
 )
 from engine.distributed.evaluation import rounds
+from engine.schema.registry import RECIPES
 from tests.engine.runs import Run, prepare, toy_pairs, toy_rows
 from tests.warm import Program, Warm
 
 TOLERANCE = 1e-4
+# Weights move by up to the learning rate a step, 0.01; those with hardly a gradient in any direction.
+MOVED = 0.02
 # Of the seconds that a step may take on a busy machine.
 WAITING_SECONDS = 60
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -54,6 +58,8 @@ CASES: dict[str, dict[str, Any]] = {
     # One pass over so many sequences that none of four steps meets its end.
     "sft, packed": {"packing": True, "max_tokens": 96, "max_samples": 120, "max_steps": 4},
     "sft, accumulated": {"gradient_accumulation_steps": 2},
+    "sft, split": {"strategy": "shard"},
+    "sft, all weights, split": {"strategy": "shard", "adapter": "none", "learning_rate": 0.003},
     "dpo": {"recipe": "dpo", "format": "preference"},
     "kto": {"recipe": "kto", "format": "preference"},
     "reward": {"recipe": "reward", "format": "preference"},
@@ -136,8 +142,12 @@ def events_are_in_order(done: Run) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_learn_what_one_learns_from_twice_the_batch(tiny, warm, tmp_path, case):
+    strategy = CASES[case].get("strategy", "replicate")
     writes = "num_generations" in CASES[case] or "ppo_epochs" in CASES[case]
     module = "tests.engine.chance_by_place" if writes else "engine.run.main"
+    if strategy == "shard":
+        module = "tests.engine.split_on_processors"
+
     # 16 rows are learned from, so that a second epoch begins. The 11 that are held out do not fill
     # the last batches.
     is_short = writes or "packing" in CASES[case]
@@ -160,15 +170,26 @@ def test_two_ranks_learn_what_one_learns_from_twice_the_batch(tiny, warm, tmp_pa
 
     assert len({values["grad_norm"] for values in expected.values() if "grad_norm" in values}) > 1
     events_are_in_order(two)
-    # Of the answers of a step those of the first rank are shown.
+    # Of the answers of a step those of the first rank are shown, and a split model answers nothing.
     kinds = [
-        Counter(event["type"] for event in done.events if event["type"] != "sample")
+        Counter(event["type"] for event in done.events if event["type"] not in ("sample", "phase"))
         for done in (one, two)
     ]
     assert kinds[0] == kinds[1]
     (started,) = two.of("started")
+    if "packing" not in CASES[case]:
+        spec = read_spec(two.directory)
+        parameters = RECIPES[spec.recipe].parameters.model_validate(spec.parameters)
+        assert started["steps_per_epoch"] == parameters.steps_per_epoch(started["train_rows"])
     assert started["ranks"] == 2
-    assert started["strategy"] == "replicate"
+    assert started["strategy"] == strategy
+    # What is published opens without FSDP, and is the same.
+    (name,) = (path.name for path in (one.directory / "model").glob("*.safetensors"))
+    expected, found = (load_file(done.directory / "model" / name) for done in (one, two))
+    assert expected.keys() == found.keys()
+    for weight, values in expected.items():
+        assert torch.allclose(values, found[weight], atol=MOVED), weight
+
     assert not (two.directory / rank_log(1)).exists()
 
 
@@ -286,8 +307,14 @@ def stop_second_rank(directory: Path, program: Program) -> None:
     os.kill(rank_pids(program)[1], signal.SIGTERM)
 
 
-@pytest.mark.parametrize("how", [stop_by_file, stop_by_signal, stop_second_rank])
-@pytest.mark.parametrize("when", ["metrics", "checkpoint", "evaluation"])
+@pytest.mark.parametrize(
+    ("how", "when"),
+    [
+        (stop_by_file, "checkpoint"),
+        (stop_by_signal, "evaluation"),
+        (stop_second_rank, "metrics"),
+    ],
+)
 def test_a_stop_leaves_one_whole_checkpoint_and_a_model(tiny, warm, tmp_path, how, when):
     given = {"max_steps": 4000, "save_every": 3, "save_total_limit": 1}
     if when == "evaluation":
@@ -341,29 +368,25 @@ def test_a_checkpoint_that_is_asked_for_is_saved_once(tiny, warm, tmp_path):
     events_are_in_order(done)
 
 
-def test_patience_time_and_trouble_end_both(tiny, warm, tmp_path):
-    """Each is noticed by the first rank alone."""
-    patient = long_train(
-        tmp_path / "patience",
-        tiny,
-        evaluation_split=0.3,
-        evaluation_every=0.025,
-        early_stop_after=2,
-        learning_rate=0.5,
-    )
-    done = run(warm, patient)
+def test_patience_ends_both(tiny, warm, tmp_path):
+    """It is noticed by the first rank alone."""
+    given = {"evaluation_split": 0.1, "evaluation_every": 0.025, "early_stop_after": 1}
+    done = run(warm, long_train(tmp_path / "run", tiny, learning_rate=0.5, **given))
     assert done.code == EXIT_FINISHED, log_of(done)
     assert done.last["step"] < 40
     assert "no better than that of step" in log_of(done)
     events_are_in_order(done)
 
-    troubled = long_train(
-        tmp_path / "trouble", tiny, learning_rate=1.0, on_trouble="end", max_steps=400
-    )
-    done = run(warm, troubled)
+
+def test_the_end_of_the_time_ends_both(tiny, warm, tmp_path):
+    directory = long_train(tmp_path / "run", tiny, max_steps=4000, time_limit_minutes=1)
+    done = run(warm, directory, "tests.engine.seconds_for_minutes")
     assert done.code == EXIT_FAILED
-    assert done.last["type"] == "failed"
-    assert done.last["code"] not in ("unknown", "rank_killed"), done.last
+    assert done.last["code"] == "time_limit", log_of(done)
+    (checkpoint,) = done.of("checkpoint")
+    assert checkpoint_is_whole(directory / CHECKPOINTS / f"checkpoint-{checkpoint['step']}")
+    assert (directory / "model" / "adapter_model.safetensors").exists()
+    events_are_in_order(done)
 
 
 def test_a_rank_that_fails_says_why(tiny, warm, tmp_path):
