@@ -22,6 +22,7 @@ from typing import IO, Any
 from django.conf import settings
 
 from core.database_version import newer_database
+from core.devices import worker_count
 from core.processes import ADMIN_PASSWORD, SUPERVISED
 from core.starting import starting_page
 from engine.process.isolation import die_with_parent
@@ -74,7 +75,7 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
 
         _require_port()
         (settings.HOME / "logs").mkdir(exist_ok=True, mode=0o700)
-        server = _supervisor_start()
+        server = _supervisor_start(worker_count())
 
         try:
             # After the fork: a thread beside it could leave locks behind.
@@ -91,7 +92,7 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
                 server.kill()
 
 
-def _supervisor_start() -> subprocess.Popen[bytes]:
+def _supervisor_start(train_workers: int) -> subprocess.Popen[bytes]:
     configuration = settings.BASE_DIR / "supervisord.conf"
     parent = os.getpid()
 
@@ -99,6 +100,7 @@ def _supervisor_start() -> subprocess.Popen[bytes]:
         "DEEPEXTENSION_HOME": str(settings.HOME),
         "PORT": str(settings.PORT),
         "PYTHON": sys.executable,
+        "TRAIN_WORKERS": str(train_workers),
         SUPERVISED: "1",
     }
     # The password of the first account is for set-up alone.

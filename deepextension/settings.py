@@ -194,6 +194,16 @@ STOP_GRACE_SECONDS = env.int("STOP_GRACE_SECONDS", default=120)
 RESUMES = env.int("DEEPEXTENSION_RESUMES", default=2)
 # Workers of one slot use a device one after the other, those of different slots at once.
 WORKER_SLOT = env("DEEPEXTENSION_WORKER_SLOT", default="0")
+# On a machine without GPUs: into how many devices its processors are divided, see core.devices.
+CPU_DEVICES = env.int("DEEPEXTENSION_CPU_DEVICES", default=1)
+if not 1 <= CPU_DEVICES <= 64:
+    raise ImproperlyConfigured("DEEPEXTENSION_CPU_DEVICES is a number from 1 to 64.")
+# How many training workers `manage.py serve` starts; 0: one for each device.
+TRAIN_WORKERS = env.int("DEEPEXTENSION_TRAIN_WORKERS", default=0)
+if TRAIN_WORKERS < 0:
+    raise ImproperlyConfigured(
+        "DEEPEXTENSION_TRAIN_WORKERS is 0 (one for each device) or a number of workers."
+    )
 # {name of an engine.messages.health.Thresholds: another value}, checked by training.checks.
 try:
     HEALTH_THRESHOLDS = {

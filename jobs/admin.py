@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from jobs.models import DevicePolicy, Job, Notice
+from jobs.models import DevicePolicy, Job, Machine, Notice
 from jobs.notices import notice_state
 from jobs.services import job_stop
 
@@ -94,3 +94,17 @@ class DevicePolicyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return super().has_add_permission(request) and not DevicePolicy.objects.exists()
+
+
+@admin.register(Machine)
+class MachineAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Machines that have trained. One that will not come back can be deleted: then no train may ask
+    for its devices any more."""
+
+    list_display = ("host", "slot", "kind", "devices", "seen_at")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Machine | None = None) -> bool:
+        return False

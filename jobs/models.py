@@ -22,6 +22,7 @@ from django.utils import timezone
 
 from core.ownership import Owned, OwnedQuerySet
 from core.store import jobs_folder
+from core.text import counted
 
 J = TypeVar("J", bound="Job")
 
@@ -161,6 +162,18 @@ class Job(Owned):
     process = models.CharField(
         max_length=60, blank=True, help_text="Whoever watches it, see core.processes."
     )
+    devices = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="The devices of that machine that it has, or had last: [{identity, slot, label}].",
+    )
+    # For one that waits for several devices of one machine, see training.work.placing.
+    gathers_on = models.CharField(
+        max_length=200, blank=True, help_text="The machine and slot whose devices are kept for it."
+    )
+    gathers_until = models.DateTimeField(
+        null=True, blank=True, help_text="When it was to start there: no other may run longer."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -190,6 +203,19 @@ class Job(Owned):
 
     def get_absolute_url(self) -> str:
         return reverse("jobs:detail", args=[self.number])
+
+    @property
+    def device_labels(self) -> list[str]:
+        """Which devices of its machine it has, or had last; none where the machine has only one."""
+        return [str(device["label"]) for device in self.devices if device.get("label")]
+
+    @property
+    def devices_text(self) -> str:
+        """The same in words: "cpu 1", "2 devices: cpu 0, cpu 1"."""
+        labels = self.device_labels
+        names = ", ".join(labels)
+
+        return f"{counted(len(labels), 'device')}: {names}" if len(labels) > 1 else names
 
     @property
     def directory(self) -> Path:
@@ -233,6 +259,27 @@ class Job(Owned):
                 setattr(self, name, value)
 
         return won
+
+
+class Machine(models.Model):
+    """What a machine's workers have said of it, for as long as it may come back.
+
+    Which of them are there now is said by jobs.devices.presence."""
+
+    host = models.CharField(max_length=200)
+    slot = models.CharField(max_length=60, default="0", help_text="Of its workers.")
+    kind = models.CharField(max_length=10, default="cpu", help_text="cpu or cuda.")
+    devices = models.PositiveSmallIntegerField(default=1, help_text="How many it has.")
+    seen_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering: ClassVar = ["host", "slot"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["host", "slot"], name="one_machine_a_host_and_slot")
+        ]
+
+    def __str__(self) -> str:
+        return self.host
 
 
 class Notice(models.Model):

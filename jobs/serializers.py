@@ -58,6 +58,10 @@ class JobSerializer(serializers.Serializer[JobRow]):
     attempt = serializers.IntegerField(source="job.attempt")
     worker = serializers.CharField(source="job.worker", help_text="Who works on it, or did last.")
     host = serializers.CharField(source="job.host", help_text="The machine of that worker.")
+    devices = serializers.SerializerMethodField(
+        help_text="Those of that machine's devices that it has, or had last; empty where the machine "
+        "has only one."
+    )
     created_at = serializers.DateTimeField(source="job.created_at")
     started_at = serializers.DateTimeField(source="job.started_at", allow_null=True)
     finished_at = serializers.DateTimeField(source="job.finished_at", allow_null=True)
@@ -75,6 +79,9 @@ class JobSerializer(serializers.Serializer[JobRow]):
     train = serializers.SerializerMethodField(
         help_text="The id of the train that it is; null for other kinds."
     )
+
+    def get_devices(self, row: JobRow) -> list[str]:
+        return row.job.device_labels
 
     @extend_schema_field(JobErrorSerializer(allow_null=True))
     def get_error(self, row: JobRow) -> dict[str, str] | None:

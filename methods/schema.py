@@ -39,7 +39,8 @@ class Field:
     """One parameter as the form shows it.
 
     kind: int, float, bool, choice, text, modules, options, rewards or reward_model. typical: lowest
-    and highest of usual values. needs: "cuda" for one that only a GPU can do."""
+    and highest of usual values. needs: "cuda" for one that only a GPU can do, "devices" for one that
+    means something only where a machine has several devices."""
 
     name: str
     title: str
@@ -64,12 +65,9 @@ class Field:
 
     def is_active(self, values: dict[str, Any]) -> bool:
         """Whether the field has an effect beside `values`."""
-        for other, wanted in self.active_when.items():
-            effective = wanted if isinstance(wanted, list) else [wanted]
-            if values.get(other) not in effective:
-                return False
-
-        return True
+        return all(
+            _fulfils(values.get(other), wanted) for other, wanted in self.active_when.items()
+        )
 
     def shown(self, value: Any) -> str:
         """A value of this field as every page, form and document writes it: 2e-4, 5%, On, Cosine,
@@ -131,6 +129,15 @@ class Field:
                 parts.append(f"{words} {plain(bound, self.percent)}")
 
         return " and ".join(parts)
+
+
+def _fulfils(value: Any, wanted: Any) -> bool:
+    """wanted: a value, a list of values, or {"above": a number}."""
+    if isinstance(wanted, dict):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and value > wanted["above"]
+
+    return value in (wanted if isinstance(wanted, list) else [wanted])
 
 
 def plain(number: float, percent: bool = False) -> str:

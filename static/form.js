@@ -84,11 +84,16 @@
     }
   }
 
+  // wanted: a value, a list of values, or {above: a number}.
+  function fulfils(value, wanted) {
+    if (wanted.above !== undefined) return Number(value) > wanted.above;
+    return [wanted].flat().map(String).includes(value);
+  }
+
   function switches() {
     for (const [name, wanted] of Object.entries(page.activeWhen)) {
       const on = Object.entries(wanted).every(
-        ([other, values]) =>
-          !control(other) || [values].flat().map(String).includes(valueOf(other)),
+        ([other, values]) => !control(other) || fulfils(valueOf(other), values),
       );
       document.getElementById(`field-${name}`).toggleAttribute("data-inactive", !on);
     }

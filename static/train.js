@@ -31,6 +31,7 @@
     live(at("place"), `· ${format.ordinal(train.queue_position)} in line`);
     const wait = train.starts_in;
     if (wait) live(at("starts"), format.starts(wait));
+    live(at("waits"), train.activity);
     if (bar && train.total_steps) {
       bar.value = train.progress;
       bar.textContent = format.share(train.progress);

@@ -26,6 +26,11 @@ from models_app.models import BaseModel
 TRAIN = "train"
 
 
+def width_of(method: TrainingMethod, parameters: dict[str, Any]) -> int:
+    """On how many devices of one machine a train with these parameters runs."""
+    return 1 if method.is_custom else int(parameters.get("devices", 1))
+
+
 class TrainRunQuerySet(JobQuerySet["TrainRun"]):
     def with_related(self) -> TrainRunQuerySet:
         return self.select_related(
@@ -159,6 +164,11 @@ class TrainRun(Job):
         """The train that has to finish before this one starts."""
         run: TrainRun | None = self.starts_after.trainrun if self.starts_after else None
         return run
+
+    @property
+    def width(self) -> int:
+        """On how many devices of one machine it runs."""
+        return width_of(self.method, self.parameters)
 
     @property
     def objective(self) -> Objective:

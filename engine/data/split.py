@@ -89,7 +89,8 @@ def split(
         size = holdout_rows(rows, job.parameters.evaluation_split)
         held_out = holdout_draw(rows, size, seed)
         kept = sorted(set(range(rows)) - set(held_out))
-        held_out_write(job.directory, _never_trained(numbers, kept, held_out))
+        if job.ranks.is_first:
+            held_out_write(job.directory, _never_trained(numbers, kept, held_out))
     else:
         held_out = holdout_draw(evaluation_rows, min(HOLDOUT_LIMIT, evaluation_rows), seed)
         kept = list(range(rows))

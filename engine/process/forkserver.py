@@ -6,14 +6,15 @@ database, no secrets. An engine is a copy of it, and so whatever runs in an engi
 function too, finds none of them in its memory either.
 
 The platform (jobs.devices.engine_process) holds the other end of a socket. A message there asks for one
-engine and brings three file descriptors:
+engine and brings these file descriptors:
 
     channel  a socket: signal numbers come in, one byte each; JSON lines go out, {"pid": of the
              engine} at once and {"status": exit status, "peak": largest resident set in bytes} at
              its end
     request  a pipe with JSON: {"directory": run directory, "environment": {more variables of this
              engine}}
-    lock     the device's lock, which the engine holds as long as it lives
+    locks    one or more: the worker's own and those of the train's devices, which the engine holds
+             as long as it lives
 
 An engine whose channel is closed is killed: nobody would learn of its end. So is one that still
 runs when the next is asked for, since a worker trains one at a time: its supervisor is gone, and
@@ -45,7 +46,9 @@ TICK_SECONDS = 0.05
 # How long a killed engine may take to end; one that waits for a driver or a network drive may never
 # do.
 LEAVING_SECONDS = 30
-DESCRIPTORS = 3
+FEWEST_DESCRIPTORS = 3
+# A train has 64 devices at most.
+MOST_DESCRIPTORS = FEWEST_DESCRIPTORS + 64
 
 
 class ForkServer:
@@ -79,18 +82,18 @@ class ForkServer:
 
     def answer(self) -> bool:
         """Start the engine that is asked for. False where the socket has been closed."""
-        message, descriptors, _, _ = socket.recv_fds(self.control, 64, DESCRIPTORS)
+        message, descriptors, _, _ = socket.recv_fds(self.control, 64, MOST_DESCRIPTORS)
         if not message:
             return False
 
-        if len(descriptors) != DESCRIPTORS:
+        if len(descriptors) < FEWEST_DESCRIPTORS:
             for descriptor in descriptors:
                 os.close(descriptor)
 
             return True
 
         self.end_leftovers()
-        channel, request, lock = descriptors
+        channel, request, *locks = descriptors
         # Else the fork would print what is buffered a second time.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -100,8 +103,9 @@ class ForkServer:
         if pid == 0:
             self.become_engine(parent, channel, request)
 
-        os.close(request)
-        os.close(lock)
+        for descriptor in (request, *locks):
+            os.close(descriptor)
+
         self.engines[pid] = socket.socket(fileno=channel)
         self.report(self.engines[pid], {"pid": pid})
         self.selector.register(self.engines[pid], selectors.EVENT_READ, pid)
@@ -118,7 +122,7 @@ class ForkServer:
             time.sleep(TICK_SECONDS if self.engines else 0)
 
     def become_engine(self, parent: int, channel: int, request: int) -> NoReturn:
-        """In the fork: close what belongs to the server. The lock stays open, on purpose."""
+        """In the fork: close what belongs to the server. The locks stay open, on purpose."""
         self.selector.close()
         self.control.close()
 

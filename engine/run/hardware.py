@@ -1,5 +1,5 @@
-"""What this machine trains on, and in which precision. `python -m engine.run.hardware` prints it as one
-JSON line.
+"""What this machine trains on, and in which precision. `python -m engine.run.hardware` prints its
+devices as one JSON line.
 
 Whether a processor is good at bf16 is measured, not looked up: with AMX it multiplies bf16 several
 times faster than fp32, while the same processor with AMX hidden by a virtual machine takes twice as
@@ -13,9 +13,9 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 BF16_GAIN = 1.3
 """bf16 must multiply this many times faster than fp32 to be worth its lost digits on a CPU."""
@@ -71,14 +71,23 @@ def detect() -> Device:
     )
 
 
-def device_identity() -> str:
-    """Which device of this machine `detect` describes: "cpu", or a GPU's UUID."""
+def devices_seen() -> list[dict[str, Any]]:
+    """Every device that a train could have here: a Device, and its `identity`, which is "cpu" or a
+    GPU's UUID. In the order in which torch counts them."""
     import torch
 
-    if not torch.cuda.is_available():
-        return "cpu"
+    first = detect()
+    if first.kind == "cpu":
+        return [asdict(first) | {"identity": "cpu"}]
 
-    return str(torch.cuda.get_device_properties(0).uuid)
+    found = []
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        memory_gb = round(facts.total_memory / 2**30, 1)
+        device = replace(first, name=facts.name, memory_gb=memory_gb)
+        found.append(asdict(device) | {"identity": str(facts.uuid)})
+
+    return found
 
 
 def precision_choose(wanted: str, device: Device, *, adapter: bool) -> Precision:
@@ -178,4 +187,4 @@ def keep_freed_memory() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(detect()) | {"identity": device_identity()}))
+    print(json.dumps(devices_seen()))

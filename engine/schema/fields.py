@@ -25,7 +25,7 @@ def parameter(
     advanced: bool = False,
     active_when: dict[str, Any] | None = None,
     default_on_cpu: Any = None,
-    needs: Literal["", "cuda"] = "",
+    needs: Literal["", "cuda", "devices"] = "",
     choice_titles: dict[str, str] | None = None,
     multiline: bool = False,
     control: str = "",
@@ -34,9 +34,10 @@ def parameter(
     """A pydantic field with what a form shows about it.
 
     percent: the value is a share (0.05); the form shows it times 100 with a percent sign.
-    active_when: {other field: value or list of values}; otherwise the field has no effect and is
-    hidden. default_on_cpu: the default where the worker has no GPU. needs: "cuda" where anything
-    but the default is refused without a GPU. choice_titles: what a person reads for each value of a
+    active_when: {other field: value, list of values, or {"above": number}}; otherwise the field has
+    no effect and is hidden. default_on_cpu: the default where the worker has no GPU. needs: "cuda"
+    where anything but the default is refused without a GPU; "devices" where it is offered only if a
+    machine has several devices. choice_titles: what a person reads for each value of a
     Literal. multiline: a text of several lines. control: the name of a control of its own, where
     the type alone does not determine it. bounds: pydantic's gt, ge, lt, le, min_length, max_length,
     pattern."""

@@ -234,6 +234,7 @@ class TrainParameters(SavingParameters):
         "Devices",
         "On how many devices of one machine the train runs. The batch size is that of each.",
         group="Hardware",
+        needs="devices",
         ge=1,
         le=64,
     )
@@ -242,6 +243,8 @@ class TrainParameters(SavingParameters):
         "Model on several devices",
         "A whole copy on each is fastest; split over all, a model may be larger than one device.",
         group="Hardware",
+        needs="devices",
+        active_when={"devices": {"above": 1}},
         choice_titles={
             "auto": "Automatic",
             "replicate": "A whole copy on each (DDP)",
@@ -254,7 +257,8 @@ class TrainParameters(SavingParameters):
         "Saves the GPUs' memory, costs time.",
         group="Hardware",
         advanced=True,
-        active_when={"strategy": "shard"},
+        needs="devices",
+        active_when={"devices": {"above": 1}, "strategy": "shard"},
     )
     on_out_of_memory: Literal["fail", "shrink"] = parameter(
         "fail",

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from django.conf import settings
@@ -43,7 +44,7 @@ class WarmProcess:
         self.control = control
         self.process = process
         self.owner = os.getpid()
-        # The device's lock, once the worker has it: its engines hold it too.
+        # The worker's own lock, once it has it: its engines hold it too.
         self.lock = os.open(os.devnull, os.O_RDONLY)
 
     @classmethod
@@ -75,9 +76,11 @@ class WarmProcess:
         engine."""
         return self.process is None or self.owner != os.getpid() or self.process.poll() is None
 
-    def fork_engine(self, directory: Path, environment: dict[str, str]) -> socket.socket:
-        """Have an engine forked and return the socket to it. Raises OSError where the server is
-        gone."""
+    def fork_engine(
+        self, directory: Path, environment: dict[str, str], locks: Sequence[int] = ()
+    ) -> socket.socket:
+        """Have an engine forked, which holds `locks` too, and return the socket to it. Raises OSError
+        where the server is gone."""
         ours, theirs = socket.socketpair()
         reading, writing = os.pipe()
 
@@ -86,7 +89,8 @@ class WarmProcess:
             with os.fdopen(writing, "w") as stream:
                 json.dump(order, stream)
 
-            socket.send_fds(self.control, [ASK], [theirs.fileno(), reading, self.lock])
+            descriptors = [theirs.fileno(), reading, self.lock, *locks]
+            socket.send_fds(self.control, [ASK], descriptors)
         except OSError:
             ours.close()
             raise
@@ -131,14 +135,21 @@ class Engine:
         return replacement
 
     @classmethod
-    def start(cls, directory: Path) -> Engine:
-        environment = _environment(directory)
+    def start(
+        cls,
+        directory: Path,
+        environment: dict[str, str] | None = None,
+        locks: Sequence[int] = (),
+    ) -> Engine:
+        """environment: more variables than those that every engine has. locks: descriptors that it
+        inherits."""
+        environment = _environment(directory) | (environment or {})
         try:
-            channel = cls.warm_up().fork_engine(directory, environment)
+            channel = cls.warm_up().fork_engine(directory, environment, locks)
         except OSError:
             # The warm process was killed since this worker looked.
             cls.warm = cls._replacement()
-            channel = cls.warm.fork_engine(directory, environment)
+            channel = cls.warm.fork_engine(directory, environment, locks)
 
         return cls(channel)
 

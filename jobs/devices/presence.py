@@ -12,10 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
 from redis.exceptions import RedisError
 
 from core.processes import process_is_alive
 from core.queue import connection
+from jobs.devices.machines import Present, machines_present
 
 logger = logging.getLogger("deepextension.worker")
 
@@ -25,20 +27,40 @@ STARTING = "deepextension:starting:"
 STARTING_SECONDS = 180
 
 
-def worker_device(name: str) -> tuple[str, str]:
-    """(kind, identity) of the device of the worker of that name: ("cpu", "cpu"), ("cuda", a GPU's
-    UUID). "cpu" where it is not known."""
+@dataclass(frozen=True)
+class Seat:
+    """A worker's place: its device on its machine, among all `machines` that are there."""
+
+    machine: Present
+    identity: str
+    machines: list[Present]
+
+
+def seat_of(name: str) -> Seat:
+    """Of the worker of that name. Where the queue does not know it, it is alone, on a CPU."""
     try:
-        presence = connection().get(f"{KEY}{name}")
+        machines = machines_present(workers_present())
     except RedisError:
-        return "cpu", "cpu"
+        machines = []
 
-    if not isinstance(presence, str | bytes):
-        return "cpu", "cpu"
+    for machine in machines:
+        for identity, worker in machine.workers.items():
+            if worker == name:
+                return Seat(machine, identity, machines)
 
-    device = json.loads(presence)["device"]
-    kind = str(device.get("kind", "cpu"))
-    return kind, str(device.get("identity", kind))
+    return seat_alone("cpu", name)
+
+
+def seat_alone(kind: str, name: str = "") -> Seat:
+    """As if this machine had one device of this kind, and there were no other."""
+    device = {"kind": kind, "identity": kind}
+    machine = Present(
+        socket.gethostname(),
+        settings.WORKER_SLOT,
+        devices={kind: device},
+        workers={kind: name},
+    )
+    return Seat(machine, kind, [machine])
 
 
 @dataclass(frozen=True)
@@ -49,7 +71,7 @@ class WorkerState:
     device: dict[str, Any] | None
     message: str
     workers: int = 0
-    kinds: tuple[str, ...] = ()
+    machines: tuple[Present, ...] = ()
     starting: bool = False
 
     @property
@@ -75,7 +97,8 @@ def start_is_over() -> None:
 
 
 def workers_present() -> list[dict[str, Any]]:
-    """{name, host, process, device} of each training worker that is there. Raises RedisError."""
+    """{name, host, slot, process, device, devices} of each training worker that is there; devices:
+    how many its machine has. Raises RedisError."""
     redis = connection()
     keys = list(redis.scan_iter(f"{KEY}*", count=1000))
     # A key may have expired since.
@@ -111,8 +134,8 @@ def worker_state() -> WorkerState:
             "operator.",
         )
 
-    kinds = tuple(str(presence["device"].get("kind", "cpu")) for presence in alive)
-    return WorkerState(True, best_device(alive), "", len(alive), kinds)
+    machines = tuple(machines_present(alive))
+    return WorkerState(True, best_device(alive), "", len(alive), machines)
 
 
 def is_starting() -> bool:

@@ -9,19 +9,20 @@ Whether somebody was answered lately is a key in Redis that expires by itself.""
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
-import re
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from django.conf import settings
 from redis.exceptions import RedisError
 
 from core.queue import connection
+from jobs.devices.locks import lock_path
 from jobs.devices.presence import workers_present
 from jobs.models import DevicePolicy
 
@@ -52,10 +53,11 @@ def rule_on(policy: DevicePolicy, device_kind: str) -> str:
 # Answers first
 
 
-def answered_announce(minutes: float) -> None:
-    """Somebody on this host is being answered. Trains may wait for it from now on, for `minutes`.
-    Raises RedisError."""
-    connection().set(f"{ANSWERED}{socket.gethostname()}", "1", ex=max(1, round(minutes * 60)))
+def answered_announce(minutes: float, identities: Collection[str]) -> None:
+    """Somebody is being answered on these devices of this host; none: on all. Trains may wait for
+    that from now on, for `minutes`. Raises RedisError."""
+    key = f"{ANSWERED}{socket.gethostname()}"
+    connection().set(key, json.dumps(sorted(identities)), ex=max(1, round(minutes * 60)))
 
 
 def answers_forget() -> None:
@@ -63,47 +65,56 @@ def answers_forget() -> None:
     connection().delete(f"{ANSWERED}{socket.gethostname()}")
 
 
+def devices_held(host: str, identities: Collection[str]) -> set[str]:
+    """Those of the host's devices that trains wait for now under "Answers first"."""
+    if device_policy().rule != Rule.CHAT:
+        return set()
+
+    try:
+        answered = connection().get(f"{ANSWERED}{host}")
+    except RedisError:
+        return set()
+
+    if not isinstance(answered, str | bytes):
+        return set()
+
+    return set(identities) & set(json.loads(answered) or identities)
+
+
 def minutes_held(host: str = "") -> int:
     """The idle minutes that trains wait for now under "Answers first"; 0 where they do not wait.
 
     host: of the worker that would start one; "" for all that have workers, where trains wait only
-    when each of them is busy answering."""
+    when each of their devices is busy answering."""
     policy = device_policy()
     if policy.rule != Rule.CHAT:
         return 0
 
+    devices: dict[str, set[str]] = {}
     try:
-        hosts = {host} if host else {presence["host"] for presence in workers_present()}
-        keys = [f"{ANSWERED}{name}" for name in hosts or {socket.gethostname()}]
-        is_held = all(connection().exists(key) for key in keys)
+        for presence in workers_present():
+            identity = str(presence["device"].get("identity", ""))
+            devices.setdefault(presence["host"], set()).add(identity)
     except RedisError:
         return 0
 
+    if host or not devices:
+        name = host or socket.gethostname()
+        devices = {name: devices.get(name, {""})}
+
+    is_held = all(devices_held(name, found) == found for name, found in devices.items())
     return policy.idle_minutes if is_held else 0
 
 
 # The lock
 
 
-def _path(identity: str, slot: str) -> Path:
-    folder = settings.HOME / "locks"
-    folder.mkdir(exist_ok=True, mode=0o700)
-    name = re.sub(r"[^\w.-]", "_", "-".join((socket.gethostname(), identity, slot)))
-    return folder / f"{name}{SHARING}"
-
-
-def shared_sides(identity: str) -> list[int] | None:
-    """Descriptors by which a process that inherits them holds the device's shared side until it
-    ends; None while a train has the device for itself. The caller closes them.
-
-    There is one lock for each worker slot, so that trains of two slots do not keep each other
-    out."""
-    own = _path(identity, settings.WORKER_SLOT)
-    own.touch(mode=0o600)
-    beginning = own.name.removesuffix(f"{settings.WORKER_SLOT}{SHARING}")
+def shared_sides(*identities: str) -> list[int] | None:
+    """Descriptors by which a process that inherits them holds the shared side of these devices until
+    it ends; None while a train has one of them for itself. The caller closes them."""
     taken: list[int] = []
 
-    for path in sorted(own.parent.glob(f"{beginning}*{SHARING}")):
+    for path in [path for identity in identities for path in _sides(identity)]:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         taken.append(descriptor)
         try:
@@ -117,11 +128,19 @@ def shared_sides(identity: str) -> list[int] | None:
     return taken
 
 
+def _sides(identity: str) -> list[Path]:
+    """One lock for each worker slot, so that trains of two slots do not keep each other out."""
+    own = lock_path(identity, settings.WORKER_SLOT, ending=SHARING)
+    own.touch(mode=0o600)
+    beginning = own.name.removesuffix(f"{settings.WORKER_SLOT}{SHARING}")
+    return sorted(own.parent.glob(f"{beginning}*{SHARING}"))
+
+
 @contextmanager
-def device_for_train(
-    device_kind: str, identity: str, must_stop: Callable[[], bool] = lambda: False
+def devices_for_train(
+    device_kind: str, identities: Iterable[str], must_stop: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Have the device without model servers for as long as the rule says so. They leave within
+    """Have the devices without model servers for as long as the rule says so. They leave within
     seconds; after LEAVE_SECONDS the train begins beside them all the same.
 
     must_stop: asked while it waits; True ends the wait."""
@@ -129,20 +148,19 @@ def device_for_train(
         yield
         return
 
-    descriptor = os.open(
-        _path(identity, settings.WORKER_SLOT), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )
-    try:
-        if not _taken(descriptor, must_stop):
-            logger.warning("model servers did not leave the device; the train begins beside them")
+    deadline = time.monotonic() + LEAVE_SECONDS
+    with ExitStack() as held:
+        for identity in identities:
+            path = lock_path(identity, settings.WORKER_SLOT, ending=SHARING)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            held.callback(os.close, descriptor)
+            if not _taken(descriptor, deadline, must_stop):
+                logger.warning("model servers did not leave %s; the train begins", identity)
 
         yield
-    finally:
-        os.close(descriptor)
 
 
-def _taken(descriptor: int, must_stop: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + LEAVE_SECONDS
+def _taken(descriptor: int, deadline: float, must_stop: Callable[[], bool]) -> bool:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from enum import IntEnum
 from types import FrameType
 from typing import Generic, TypeVar
@@ -73,9 +74,11 @@ class Supervisor(ABC, Generic[J]):
 
         return self.stop_asked_at is not None
 
-    def work(self) -> None:
+    def work(self, environment: dict[str, str], locks: Sequence[int]) -> None:
+        """environment: more variables of the engine. locks: descriptors of its devices, which it
+        holds as long as it lives."""
         self.listen()
-        engine = Engine.start(self.job.directory)
+        engine = Engine.start(self.job.directory, environment, locks)
         try:
             while engine.poll() is None:
                 engine.memory.look()

@@ -3,25 +3,19 @@ jobs.devices.engine_process."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
-import re
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
 from django.conf import settings
 from django.db import Error, connections
 from rq.job import Job
 from rq.queue import Queue
 
-from core.processes import clean_environment, confined
+from core.devices import Device
 from core.queue_jobs import Worker
 from engine.process.isolation import die_with_parent
 from jobs.devices.engine_process import Engine
@@ -31,10 +25,11 @@ logger = logging.getLogger("deepextension.worker")
 
 
 class DeviceWorker(Worker):
-    """One job at a time. The device is measured in a process of its own: this one must not wake
-    the GPU."""
+    """One job at a time, on its device; a job of several devices has those of other workers of this
+    machine too. `devices`: all of the machine."""
 
-    device: dict[str, Any]
+    device: Device
+    devices: list[Device]
     mark: str
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
@@ -43,8 +38,10 @@ class DeviceWorker(Worker):
             presence = {
                 "name": self.name,
                 "host": socket.gethostname(),
+                "slot": settings.WORKER_SLOT,
                 "process": self.mark,
                 "device": self.device,
+                "devices": len(self.devices),
             }
 
             self.connection.set(f"{KEY}{self.name}", json.dumps(presence), ex=LAPSE_SECONDS)
@@ -81,42 +78,3 @@ class DeviceWorker(Worker):
     def lost_jobs_close(self) -> None:
         """End the jobs whose supervisor is gone."""
         raise NotImplementedError
-
-
-@contextmanager
-def device_alone(device: dict[str, Any], wait: Callable[[], None]) -> Iterator[IO[str]]:
-    """Hold the device exclusively: one job per device, however many workers are started. `wait`
-    is called where another worker of this home holds it, before waiting until that one is gone.
-
-    Job process and engine inherit the lock, so that it is free only once the last of them has left
-    the device."""
-    folder = settings.HOME / "locks"
-    folder.mkdir(exist_ok=True, mode=0o700)
-    name = "-".join((socket.gethostname(), str(device["identity"]), settings.WORKER_SLOT))
-    path = folder / re.sub(r"[^\w.-]", "_", name)
-
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-
-        yield lock
-
-
-def measure_device() -> dict[str, Any]:
-    """What `python -m engine.run.hardware` prints: engine.run.hardware.Device, and the `identity` of
-    that device."""
-    result = subprocess.run(
-        [sys.executable, "-m", "engine.run.hardware"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=settings.BASE_DIR,
-        env=clean_environment(),
-        preexec_fn=confined(),
-    )
-
-    device: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
-    return device

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import aiohttp
 from django.conf import settings
 
+from core.devices import VISIBLE
 from core.processes import clean_environment, confined
 from serving.gateway.prepared import Files
 from serving.gateway.problems import ServeProblem
@@ -51,13 +52,15 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True)
 class ChildOrder:
-    """What one is started with. adapters: {key: files}. threads: 0 for all. nice: its priority."""
+    """What one is started with. adapters: {key: files}. threads: 0 for all. nice: its priority.
+    visible_devices: CUDA_VISIBLE_DEVICES, "" for all."""
 
     files: Files
     adapters: dict[str, Files] = field(default_factory=dict)
     threads: int = 0
     nice: int = 0
     parallel: int = 4
+    visible_devices: str = ""
 
     def serves(self, files: Files) -> bool:
         """Whether it has those very weights, and that adapter as it is now."""
@@ -132,7 +135,7 @@ class Child:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
                 cwd=settings.BASE_DIR,
-                env=clean_environment(),
+                env=self._environment(),
                 pass_fds=locks,
                 preexec_fn=confined(),
                 limit=LONGEST_LINE,
@@ -159,6 +162,10 @@ class Child:
             asyncio.create_task(self._wait_for_its_end()),
             asyncio.create_task(self._watch_health()),
         ]
+
+    def _environment(self) -> dict[str, str]:
+        visible = self.order.visible_devices
+        return clean_environment(**({VISIBLE: visible} if visible else {}))
 
     async def _read_until_ready(self) -> None:
         assert self.process is not None

@@ -38,6 +38,7 @@ GRACE_SECONDS = 20.0
 NICE_BESIDE_A_TRAIN = 8
 
 ENDS = ServeProblem("The platform is restarting. Ask again in a minute.", code="server_lost")
+MOVED = "A train has taken the device of this model, which is loaded on another one. Ask again."
 NOT_LOADED = ServeProblem("This model is not loaded now.", code="not_loaded", status=409)
 
 logger = logging.getLogger("deepextension.gateway")
@@ -242,13 +243,14 @@ class Gateway:
     def _is_beside_a_train(self) -> bool:
         return bool(self.facts.train)
 
+    @property
+    def visible_devices(self) -> str:
+        return self.facts.spot.visible
+
     def device_locks(self) -> list[int]:
         """Descriptors of the device's shared side. Raises ServeProblem while a train has it for
         itself."""
-        if not self.facts.identity:
-            return []
-
-        sides = shared_sides(self.facts.identity)
+        sides = shared_sides(*self.facts.spot.identities)
         if sides is None:
             raise ServeProblem(
                 "A train has the device of this platform. Models answer again when it has ended.",
@@ -329,7 +331,8 @@ class Gateway:
 
     async def _facts_refresh(self) -> None:
         try:
-            self.facts = await self._in_thread(self.read_facts)
+            facts: Facts = await self._in_thread(self.read_facts)
+            self.facts = facts.after(self.facts)
         except Exception as error:
             logger.warning("the database is not available, models answer as before: %s", error)
 
@@ -344,7 +347,9 @@ class Gateway:
         is_asked = any(server.is_answering or server.answered_at > since for server in loaded)
         await self._in_thread(self.tell_answers, self.facts, is_asked)
 
-        if not self.facts.refusal:
+        refusal = self.facts.refusal
+        leaving = [server for server in loaded if refusal or server.is_elsewhere]
+        if not leaving:
             self.refused_since = None
             return
 
@@ -352,12 +357,12 @@ class Gateway:
             self.refused_since = now
 
         is_over = now - self.refused_since > GRACE_SECONDS
-        problem = ServeProblem(self.facts.refusal, code="device_busy")
-        for server in loaded:
-            if server.lease_count and not is_over:
-                server.line.refuse(problem)
-            else:
+        problem = ServeProblem(refusal or MOVED, code="device_busy")
+        for server in leaving:
+            if not server.lease_count or is_over:
                 await server.end(problem)
+            elif refusal:
+                server.line.refuse(problem)
 
     async def _unload_idle(self) -> None:
         now = time.monotonic()
@@ -398,7 +403,7 @@ class Gateway:
         """What is loaded, waits and is prepared, as JSON."""
         return {
             "rule": self.facts.rule,
-            "device": {"kind": self.facts.device_kind, "name": self.facts.device_name},
+            "device": {"kind": self.facts.device_kind, "name": self.facts.spot.name},
             "train": self.facts.train,
             "refusal": self.facts.refusal,
             "models": [server.state() for server in self.servers.values() if server.is_shown],

@@ -58,6 +58,9 @@ class Host(Protocol):
     @property
     def nice(self) -> int: ...
 
+    @property
+    def visible_devices(self) -> str: ...
+
     def device_locks(self) -> list[int]: ...
 
     async def make_room(self, server: ModelServer, needed_bytes: int) -> str: ...
@@ -237,7 +240,14 @@ class ModelServer:
         if order.files.base_mark != self.base_mark:
             return False
 
-        return (order.threads, order.nice) == (self.host.threads, self.host.nice)
+        wanted = (self.host.threads, self.host.nice, self.host.visible_devices)
+        return (order.threads, order.nice, order.visible_devices) == wanted
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether a child is on a device that models have left to a train."""
+        wanted = self.host.visible_devices
+        return any(child.order.visible_devices != wanted for child in self.children)
 
     @property
     def _shares_weights(self) -> bool:
@@ -308,6 +318,7 @@ class ModelServer:
             adapters=self.adapters.beside(wanted, [lease.files for lease in self.line]),
             threads=self.host.threads,
             nice=self.host.nice,
+            visible_devices=self.host.visible_devices,
         )
         if not self._shares_weights:
             await self._end_present()

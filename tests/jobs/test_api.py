@@ -63,6 +63,7 @@ def test_a_job_says_where_it_stands_and_nothing_of_how_it_is_asked_for(api, make
         "attempt": 2,
         "worker": "",
         "host": "",
+        "devices": [],
         "created_at": answer.json()["created_at"],
         "started_at": None,
         "finished_at": None,

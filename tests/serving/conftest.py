@@ -20,7 +20,7 @@ from engine.publish.older import json_change
 from serving import leases
 from serving.gateway import gateway
 from serving.gateway.app import app_run
-from serving.gateway.facts import Facts
+from serving.gateway.facts import Facts, Spot
 from serving.gateway.gateway import Gateway
 from serving.targets import Placement
 from tests.engine.test_gguf_adapter import adapter_made, sentencepiece_model
@@ -50,8 +50,9 @@ class House:
         self.ready.set_result(gateway)
         await app_run(gateway, self.socket, self.stopped)
 
-    def set(self, **changes: object) -> None:
-        self.facts = replace(self.facts, **changes)
+    def set(self, train: str = "", **changes: object) -> None:
+        """train: the title of one that has the device."""
+        self.facts = replace(self.facts, spot=Spot(train=train), **changes)
 
     @property
     def gateway(self) -> Gateway:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from jobs.devices.sharing import Rule
 from serving.gateway import model_server
 from serving.gateway.adapters import MOST_ADAPTERS
 from serving.gateway.child import Child, ChildOrder
-from serving.gateway.facts import Facts
+from serving.gateway.facts import Facts, Spot
 from serving.gateway.gateway import Gateway
 from serving.gateway.model_server import ModelServer
 from serving.gateway.prepared import Files
@@ -43,6 +44,7 @@ class Alone:
     """A gateway with room for everything."""
 
     threads = nice = 0
+    visible_devices = ""
     refusal: ServeProblem | None = None
 
     def device_locks(self):
@@ -281,3 +283,29 @@ def test_trains_wait_for_answers_to_people_alone(quick, gateway, more, is_told):
 
     asyncio.run(ask())
     assert reports == [is_told, is_told]
+
+
+def test_models_leave_a_gpu_that_a_train_takes_for_another_one(quick, gateway):
+    """An answer that is being written comes to its end first."""
+    first, second = (Spot((f"cuda:{index}",), visible=str(index)) for index in range(2))
+    rule = Facts(rule=Rule.TRAINS, device_kind="cuda", spot=second, spots=(first, second))
+
+    async def ask():
+        gateway.facts = rule
+        (server,) = servers_of(gateway, "one")
+        lease = server.ask(Placement("one", "base"), BASE)
+        while lease.latest.get("phase") != "ready":
+            await asyncio.sleep(0.01)
+
+        gateway.facts = replace(
+            rule, spot=replace(second, train="A train"), spots=(first, replace(second, train="A"))
+        ).after(rule)
+        await gateway._obey_rule()
+        answering = [child.order.visible_devices for child in server.children]
+        server.leave(lease)
+        await gateway._obey_rule()
+        left = list(server.children)
+        again = await asked(server)
+        return answering, left, again, [child.order.visible_devices for child in server.children]
+
+    assert asyncio.run(ask()) == (["1"], [], "ready", ["0"])

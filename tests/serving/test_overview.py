@@ -7,13 +7,24 @@ import time
 
 import pytest
 
-from jobs.devices.sharing import Rule, device_for_train, device_policy, minutes_held, shared_sides
+from jobs.devices.locks import DeviceLocks
+from jobs.devices.presence import Seat
+from jobs.devices.sharing import (
+    Rule,
+    device_policy,
+    devices_for_train,
+    devices_held,
+    minutes_held,
+    shared_sides,
+)
 from jobs.models import DevicePolicy
 from serving import overview
-from serving.gateway.facts import Facts, facts_read, keys_gone
+from serving.gateway.facts import Facts, Spot, facts_read, keys_gone
+from tests.training.claims import claim, machine_of, presences_of
 from tests.world import NUMBER, world_make
 from training.models import TrainRun
-from training.work.queue import queue_state, train_claim
+from training.work.claiming import train_claim
+from training.work.queue import queue_state
 
 STATE = {
     "rule": "share",
@@ -110,7 +121,7 @@ def test_the_policy_is_changed(client, otto, loaded):
 
 def test_a_device_is_shared_or_alone(db):
     DevicePolicy(rule=Rule.TRAINS).save()
-    with device_for_train("cpu", "cpu"):
+    with devices_for_train("cpu", ["cpu"]):
         assert shared_sides("cpu") is None
 
     sides = shared_sides("cpu")
@@ -118,11 +129,11 @@ def test_a_device_is_shared_or_alone(db):
     took = threading.Event()
 
     def train():
-        with device_for_train("cpu", "cpu"):
+        with devices_for_train("cpu", ["cpu"]):
             took.set()
 
     DevicePolicy(rule=Rule.SHARE).save()
-    with device_for_train("cpu", "cpu"):
+    with devices_for_train("cpu", ["cpu"]):
         pass
     DevicePolicy(rule=Rule.CHAT).save()
     rule = device_policy()
@@ -150,8 +161,8 @@ class Redis:
     def delete(self, key):
         self.keys.pop(key, None)
 
-    def exists(self, key):
-        return int(key in self.keys)
+    def get(self, key):
+        return self.keys.get(key)
 
 
 def test_trains_wait_while_answers_go_first(client, alice, monkeypatch):
@@ -170,7 +181,7 @@ def test_trains_wait_while_answers_go_first(client, alice, monkeypatch):
     assert minutes_held() == 5
     # Answers of one machine do not hold the trains of another.
     assert minutes_held("elsewhere") == 0
-    assert train_claim("cpu", host=socket.gethostname()) is None
+    assert claim("cpu") is None
     client.force_login(alice)
     for path in (f"/trains/{run.pk}/", "/trains/queue/", "/trains/"):
         assert "Answers go first" in client.get(path).content.decode(), path
@@ -179,11 +190,10 @@ def test_trains_wait_while_answers_go_first(client, alice, monkeypatch):
     assert not queue_state().holds
     DevicePolicy(rule=Rule.CHAT).save()
     answers_tell(facts, False)
-    assert train_claim("cpu") == run
+    assert claim("cpu") == run
 
 
 def test_what_the_gateway_knows_of_trains(alice, monkeypatch):
-    import socket
 
     monkeypatch.setattr(
         "serving.gateway.facts.workers_present",
@@ -195,9 +205,8 @@ def test_what_the_gateway_knows_of_trains(alice, monkeypatch):
         ],
     )
     world_make(alice, canary="alices")
-    assert facts_read() == Facts(
-        rule=Rule.TRAINS, device_kind="cuda", device_name="A GPU", identity="G-1"
-    )
+    spot = Spot(("G-1",), name="A GPU")
+    assert facts_read() == Facts(rule=Rule.TRAINS, device_kind="cuda", spot=spot, spots=(spot,))
     TrainRun.objects.update(status="queued")
     assert facts_read().waits
     assert "go first" in facts_read().refusal
@@ -205,6 +214,71 @@ def test_what_the_gateway_knows_of_trains(alice, monkeypatch):
     assert facts_read().train == f"alices train #{NUMBER}"
     DevicePolicy(rule=Rule.SHARE).save()
     assert facts_read().refusal == ""
+
+
+def test_of_several_gpus_models_have_one_that_no_train_has(alice, monkeypatch):
+    """They stay where they are as long as they can, and come back for nothing."""
+    gpus = machine_of(3, kind="cuda")
+    monkeypatch.setattr("serving.gateway.facts.workers_present", lambda: presences_of(gpus))
+    run = world_make(alice, canary="alices").run
+    found = facts_read()
+    assert [spot.identities for spot in found.spots] == [("cuda:0",), ("cuda:1",), ("cuda:2",)]
+    assert [spot.visible for spot in found.spots] == ["0", "1", "2"]
+    before = found.after(Facts())
+    assert (before.spot.identities, before.refusal) == (("cuda:2",), "")
+
+    def trains_on(*indices: int) -> Facts:
+        devices = [{"identity": f"cuda:{index}", "slot": "0"} for index in indices]
+        values = {"status": "running", "host": socket.gethostname(), "devices": devices}
+        TrainRun.objects.filter(pk=run.pk).update(**values)
+        return facts_read()
+
+    assert trains_on(0).after(before).spot == before.spot
+    moved = trains_on(2).after(before)
+    assert (moved.spot.identities, moved.refusal) == (("cuda:1",), "")
+    assert trains_on(0).after(moved).spot.identities == ("cuda:1",)
+    assert "A train has the device" in trains_on(0, 1, 2).after(moved).refusal
+
+    DevicePolicy(rule=Rule.SHARE).save()
+    shared = trains_on(1).after(moved)
+    assert (shared.spot.identities, shared.refusal) == (("cuda:1",), "")
+
+
+def test_a_train_that_waits_takes_a_gpu_without_models_first(alice, monkeypatch):
+    gpus = machine_of(2, kind="cuda")
+    monkeypatch.setattr("serving.gateway.facts.workers_present", lambda: presences_of(gpus))
+    run = world_make(alice).run
+    TrainRun.objects.filter(pk=run.pk).update(status="queued")
+    assert not facts_read().waits
+    TrainRun.objects.filter(pk=run.pk).update(parameters={"devices": 2})
+    assert facts_read().waits
+
+
+def test_answers_hold_the_devices_on_which_they_are_written(alice, monkeypatch):
+    from serving.gateway.facts import answers_tell
+
+    machine = machine_of(2, kind="cuda")
+    redis = Redis()
+    monkeypatch.setattr("jobs.devices.sharing.connection", lambda: redis)
+    monkeypatch.setattr("jobs.devices.sharing.workers_present", lambda: presences_of(machine))
+    DevicePolicy(rule=Rule.CHAT).save()
+    answers_tell(Facts(rule=Rule.CHAT, spot=Spot(("cuda:1",))), True)
+    assert devices_held(socket.gethostname(), machine.devices) == {"cuda:1"}
+    assert not queue_state().holds
+    world_make(alice)
+    TrainRun.objects.update(status="queued", parameters={"devices": 2})
+
+    def claimed(identity: str) -> TrainRun | None:
+        locks = DeviceLocks()
+        try:
+            return train_claim(Seat(machine, identity, [machine]), locks)
+        finally:
+            locks.close()
+
+    assert [claimed("cuda:1"), claimed("cuda:0")] == [None, None]
+    TrainRun.objects.update(parameters={})
+    assert claimed("cuda:1") is None
+    assert claimed("cuda:0") is not None
 
 
 def test_what_is_archived_or_deleted_is_gone(alice):
@@ -222,7 +296,7 @@ def test_a_train_that_waits_for_the_device_can_be_stopped(db):
     sides = shared_sides("cpu")
     assert sides
     asked = iter([False, True])
-    with device_for_train("cpu", "cpu", lambda: next(asked)):
+    with devices_for_train("cpu", ["cpu"], lambda: next(asked)):
         assert next(asked, None) is None
     for side in sides:
         os.close(side)

@@ -9,15 +9,15 @@ from django.utils import timezone
 from core.errors import UserError
 from jobs.queue import job_position as queue_position
 from jobs.queue import queue_insert, starts_after_check
+from tests.training.claims import claim
 from training.models import TrainRun
 from training.train.estimate import Estimate, Estimator, starts
-from training.work import queue
+from training.work import claiming
 from training.work.queue import (
     queue_pause,
     queue_positions,
     queue_resume,
     queue_state,
-    train_claim,
     train_move,
     train_wait,
     waiting,
@@ -140,10 +140,10 @@ def test_one_that_waits_for_another_is_passed_over_until_that_succeeds(stand, ma
     before = make_train(status="running")
     stand("after", starts_after=before)
     stand("other")
-    assert train_claim("cpu").name == "other"
-    assert train_claim("cpu") is None
+    assert claim("cpu").name == "other"
+    assert claim("cpu") is None
     assert before.transition(TrainRun.Status.FINISHED)
-    assert train_claim("cpu").name == "after"
+    assert claim("cpu").name == "after"
 
 
 def test_trains_cannot_wait_for_each_other_nor_for_what_failed(stand, make_train, alice):
@@ -167,18 +167,18 @@ def test_a_paused_queue_starts_nothing_until_it_is_open(stand, alice, olga):
     queue_pause(by=olga, reason="New disks")
     state = queue_state()
     assert (state.paused, state.paused_by, state.reason) == (True, olga, "New disks")
-    assert train_claim("cpu") is None
+    assert claim("cpu") is None
     queue_resume(by=olga)
-    assert train_claim("cpu").name == "a"
+    assert claim("cpu").name == "a"
 
 
 def test_a_worker_takes_only_what_its_device_can_run(stand):
     stand("quantised", parameters={"quantization": "4-bit"})
     stand("fp16", parameters={"precision": "fp16"})
     stand("plain", parameters={"precision": "fp32"})
-    assert train_claim("cpu").name == "plain"
-    assert train_claim("cpu") is None
-    assert train_claim("cuda").name == "quantised"
+    assert claim("cpu").name == "plain"
+    assert claim("cpu") is None
+    assert claim("cuda").name == "quantised"
 
 
 def test_of_two_claims_each_gets_its_own(stand, monkeypatch):
@@ -186,9 +186,9 @@ def test_of_two_claims_each_gets_its_own(stand, monkeypatch):
     stand("a")
     stand("b")
     old = list(waiting())
-    assert train_claim("cpu").name == "a"
-    monkeypatch.setattr(queue, "ready", lambda: Looked([old, list(waiting())]))
-    assert train_claim("cpu").name == "b"
+    assert claim("cpu").name == "a"
+    monkeypatch.setattr(claiming, "ready", lambda: Looked([old, list(waiting())]))
+    assert claim("cpu").name == "b"
 
 
 class Looked:
@@ -250,12 +250,37 @@ def test_starts_add_up_over_the_queue(ran, stand, make_train):
     unknown = stand("d", parameters=PLAIN | {"max_tokens": 128}, planned_rows=100)
     behind = stand("e", parameters=PLAIN, planned_rows=100)
 
-    guesses = starts(1, "CPU")
+    guesses = starts({"a": 1}, "CPU")
     assert guesses[first.pk].seconds == pytest.approx(4)
     assert guesses[second.pk].seconds == pytest.approx(14)
     assert guesses[later.pk] is None
     assert guesses[unknown.pk].seconds == pytest.approx(24)
     assert guesses[behind.pk] is None
 
-    assert starts(2, "CPU")[first.pk] == Estimate(0.0, 0.0, 20)
-    assert starts(2, "CPU")[second.pk].seconds == pytest.approx(4)
+    for sizes in ({"a": 2}, {"a": 1, "b": 1}):
+        guesses = starts(sizes, "CPU")
+        assert guesses[first.pk] == Estimate(0.0, 0.0, 20)
+        assert guesses[second.pk].seconds == pytest.approx(4)
+
+
+def test_a_train_is_guessed_by_those_on_as_many_devices(ran, stand):
+    wide = PLAIN | {"devices": 2}
+    ran(10)
+    ran(30, parameters=wide, step=25)
+    narrow, broad = (stand("n", parameters=p, planned_rows=100) for p in (PLAIN, wide))
+    assert [Estimator("CPU").of(run).seconds for run in (narrow, broad)] == [10, 30]
+
+
+def test_a_wide_train_starts_when_so_many_devices_are_free(ran, stand, make_train):
+    for parameters in (PLAIN, PLAIN | {"devices": 2}):
+        ran(10, parameters=parameters)
+    make_train(status="running", eta_seconds=4, parameters=PLAIN, planned_rows=100)
+    stand("narrow", parameters=PLAIN, planned_rows=100)
+    wide = stand("wide", parameters=PLAIN | {"devices": 2}, planned_rows=100)
+    behind = stand("behind", parameters=PLAIN, planned_rows=100)
+    too_wide = stand("too wide", parameters=PLAIN | {"devices": 3}, planned_rows=100)
+
+    guesses = starts({"a": 2}, "CPU")
+    assert guesses[wide.pk].seconds == pytest.approx(10)
+    assert guesses[behind.pk].seconds == pytest.approx(15)
+    assert guesses[too_wide.pk] is None

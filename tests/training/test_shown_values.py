@@ -60,15 +60,20 @@ def test_every_parameter_reads_the_same_on_every_page(pair, slug):
             assert set(texts.values()) == {field.shown(value)}, (field.name, value, texts)
 
 
+def value_for(wanted: Any) -> Any:
+    """A value that fulfils one of Field.active_when."""
+    if isinstance(wanted, dict):
+        return wanted["above"] + 1
+
+    return wanted[0] if isinstance(wanted, list) else wanted
+
+
 def texts_of(
     field: Field, value: Any, method: TrainingMethod, run: TrainRun, origin: TrainRun
 ) -> dict[str, str]:
     """{page: how it writes the value}, for the pages that show this field."""
     # With the values under which the field has an effect.
-    needed = {
-        name: wanted[0] if isinstance(wanted, list) else wanted
-        for name, wanted in field.active_when.items()
-    }
+    needed = {name: value_for(wanted) for name, wanted in field.active_when.items()}
     for train, own in ((run, value), (origin, "another")):
         train.method = method
         train.parameters = needed | {field.name: own}

@@ -1,6 +1,7 @@
 """A real engine process, forked and supervised; what it does is set by each test."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -8,14 +9,17 @@ import time
 
 import psutil
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connections
 from django.test import override_settings
 
 from engine.contract.rundir import EXIT_STOPPED, EventWriter, stop_requested
 from engine.process.forkserver import ForkServer
+from jobs.devices import presence
 from jobs.devices.engine_process import Engine, WarmProcess
+from jobs.devices.locks import DeviceLocks
 from jobs.devices.lost_workers import worker_declare_lost
 from jobs.devices.supervisor import Supervisor
+from tests.training.claims import machine_of, presences_of
 from training.models import TrainRun
 from training.work import supervisor
 from training.work.supervisor import supervise_next
@@ -244,3 +248,70 @@ def test_an_engine_begins_only_once_the_one_before_it_has_left(engine_does, queu
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert (second.status, first.poll()) == (4, -signal.SIGKILL)
+
+
+# Trains of several devices
+
+
+@pytest.fixture
+def wide(queued, monkeypatch, settings, tmp_path):
+    """A train for both devices of this machine, which has a worker for each."""
+    settings.HOME = tmp_path
+    machine = machine_of(2)
+    monkeypatch.setattr(presence, "workers_present", lambda: presences_of(machine))
+    TrainRun.objects.filter(pk=queued.pk).update(parameters={"devices": 2})
+    queued.refresh_from_db()
+    queued.directory.mkdir(parents=True, exist_ok=True)
+    return queued, machine
+
+
+def tells_what_it_has(directory) -> int:
+    """An engine that writes its environment, and whether somebody could take its devices."""
+    locks = DeviceLocks()
+    taken = [name for name in ("cpu:0", "cpu:1") if locks.take(name)]
+    seen = {"threads": os.environ.get("OMP_NUM_THREADS"), "taken": taken}
+    (directory / "seen").write_text(json.dumps(seen))
+    (directory / "model").mkdir(exist_ok=True)
+    EventWriter(directory).write("finished")
+    return 0
+
+
+def test_an_engine_has_the_devices_of_its_train(engine_does, wide):
+    queued, machine = wide
+    engine_does(tells_what_it_has)
+    supervise_next(machine.workers["cpu:1"])
+    queued.refresh_from_db()
+    assert (queued.status, queued.worker) == ("finished", machine.workers["cpu:1"]), queued.error
+    assert json.loads((queued.directory / "seen").read_text()) == {"threads": "2", "taken": []}
+    assert queued.device_labels == ["cpu 0", "cpu 1"]
+
+    locks = DeviceLocks()
+    assert [locks.take(name) for name in ("cpu:0", "cpu:1")] == [True, True]
+    locks.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_devices_are_free_once_a_killed_supervisor_and_its_engine_have_left(engine_does, wide):
+    queued, machine = wide
+    engine_does(trains_on)
+    if (pid := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            connections.close_all()
+            supervise_next(machine.workers["cpu:0"])
+        os._exit(1)
+
+    deadline = time.monotonic() + 30
+    while not (queued.directory / "pid").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    locks = DeviceLocks()
+    assert not locks.take("cpu:1")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    # The fork server sees that nobody holds the engine's channel any more.
+    while not all(locks.take(name) for name in ("cpu:0", "cpu:1")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    locks.close()
+    assert engine_ends(queued)

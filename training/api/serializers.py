@@ -20,6 +20,7 @@ from training.train.estimate import Estimate, starts_now
 from training.train.merging import PRECISIONS
 from training.train.record import record_notes, steps_missing
 from training.train.standing import activity_of
+from training.work.reasons import waiting_reason
 
 
 class EstimateSerializer(serializers.Serializer[Any]):
@@ -81,6 +82,13 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         help_text="The last loss, or the last reward of a method that learns by it.",
     )
     labels = serializers.SerializerMethodField()
+    devices = serializers.ListField(
+        child=serializers.CharField(),
+        source="device_labels",
+        read_only=True,
+        help_text="Those of its machine's devices that it has, or had last; empty where the machine "
+        "has only one.",
+    )
     objective = serializers.SerializerMethodField(
         help_text="The metric by which best_value is chosen."
     )
@@ -119,6 +127,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
             "continue_adapter",
             "attempt",
             "host",
+            "devices",
             "phase",
             "step",
             "total_steps",
@@ -182,7 +191,9 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         return _starts_in(run, self.context.get("starts"))
 
     def get_activity(self, run: TrainRun) -> str:
-        return activity_of(run)
+        # Of a list all would be asked for.
+        is_alone = self.context.get("queue_positions") is None
+        return activity_of(run, waiting_reason(run) if is_alone else "")
 
     def get_duration_seconds(self, run: TrainRun) -> float | None:
         return run_seconds(run)
@@ -256,7 +267,7 @@ def live_state(run: TrainRun) -> dict[str, Any]:
     state = {name: getattr(run, name) for name in LIVE_COLUMNS}
     state["progress"] = _progress(run)
     state["eta_seconds"] = run.seconds_left
-    state["activity"] = activity_of(run)
+    state["activity"] = activity_of(run, waiting_reason(run))
     state["queue_position"] = job_position(run)
     state["starts_in"] = _starts_in(run)
 
@@ -459,6 +470,10 @@ class QueuePlaceSerializer(serializers.Serializer[Any]):
     priority = PriorityField()
     starts_in = EstimateSerializer(source="starts", allow_null=True)
     starts_at = serializers.DateTimeField(allow_null=True, help_text="An estimate.")
+    reason = serializers.CharField(
+        help_text="Why it waits although it is its turn: it gathers devices, or they are kept for "
+        'another, or too few are there; else "".'
+    )
     may_move = serializers.BooleanField(help_text="Whether you may give it another place.")
     may_stop = serializers.BooleanField()
 
@@ -466,9 +481,17 @@ class QueuePlaceSerializer(serializers.Serializer[Any]):
 class QueueStationSerializer(serializers.Serializer[Any]):
     worker = serializers.CharField()
     host = serializers.CharField()
-    device = serializers.DictField(help_text="Kind, name, memory.")
+    device = serializers.DictField(
+        help_text='Kind, name, memory; its label is "" for the only device of a machine.'
+    )
     is_here = serializers.BooleanField(help_text="Whether the worker answers.")
     is_busy = serializers.BooleanField()
+    is_lent = serializers.BooleanField(
+        help_text="Whether its device is one of those of a train that another worker watches."
+    )
+    kept_for = serializers.IntegerField(
+        help_text="While it is free and kept for a train of several devices: of how many; else 0."
+    )
     train = serializers.IntegerField(
         source="run.pk",
         default=None,

@@ -279,11 +279,13 @@ def controls_make(
     original: dict[str, Any] | None,
     modules: list[str],
     device: str = "cpu",
+    devices: int = 1,
 ) -> dict[str, Control]:
     """A control for each field that is shown.
 
     `original`: the parameters of the copied train. `modules`: the layers that the chosen base model
-    has. device: "cpu" or "cuda", what the worker has."""
+    has. device: "cpu" or "cuda", what the worker has. devices: of the largest machine; what only
+    several can do is shown where there are several, or where it was asked for."""
     effective = defaults_of(fields) | values
     controls = {}
 
@@ -294,6 +296,9 @@ def controls_make(
         default = item.default
         if default is None and item.kind == "options":
             default = {}
+
+        if item.needs == "devices" and devices < 2 and not _asks_for_several(effective):
+            continue
 
         control = Control(
             field=item,
@@ -314,6 +319,10 @@ def controls_make(
         controls[name] = control
 
     return controls
+
+
+def _asks_for_several(values: dict[str, Any]) -> bool:
+    return bool(values.get("devices", 1) != 1)
 
 
 def _parts_make(control: Control, modules: list[str]) -> None:

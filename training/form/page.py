@@ -10,6 +10,7 @@ from django.urls import reverse
 
 from datasets_app.models import Dataset
 from engine.rows.formats import FORMATS
+from jobs.devices.machines import most_devices
 from methods.services import method_options
 from models_app.models import BaseModel
 from training.form.controls import Control, controls_make, groups_make, reward_templates
@@ -52,6 +53,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         original=origin.parameters if origin else None,
         modules=draft.base_model.linear_modules if draft.base_model else [],
         device=(preview["worker"]["device"] or {}).get("kind", "cpu"),
+        devices=most_devices(),
     )
 
     errors = preview["errors"]

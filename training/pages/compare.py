@@ -231,6 +231,9 @@ def outcome_rows(trains: list[TrainRun]) -> list[Row]:
 
         rows.append(Row(title, cells))
 
+    if any(run.device_labels for run in trains):
+        rows.append(Row("Ran on", [Cell(run.devices_text or display.MISSING) for run in trains]))
+
     return rows
 
 

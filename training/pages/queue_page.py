@@ -5,7 +5,7 @@ strangers train."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,9 @@ from jobs.durations import run_seconds
 from training.models import TrainRun
 from training.train.durations import run_progress
 from training.train.estimate import Estimate, starts_now
+from training.work.claiming import holders_of, spot_of
 from training.work.queue import may_manage_queue, queue_state, waiting
+from training.work.reasons import Look, waiting_look
 
 # Of a longer line: the first so many, and the reader's own.
 MOST_PLACES = 100
@@ -28,7 +30,8 @@ MOST_OWN = 200
 
 @dataclass(frozen=True)
 class Place:
-    """One place in line. `run` is None for a train that the reader may not see."""
+    """One place in line. `run` is None for a train that the reader may not see. reason: why it
+    waits, see training.work.reasons."""
 
     position: int
     run: TrainRun | None
@@ -38,6 +41,7 @@ class Place:
     may_stop: bool
     is_own: bool
     waits_for: TrainRun | None = None
+    reason: str = ""
 
     @property
     def waits_for_another(self) -> bool:
@@ -61,7 +65,9 @@ class Place:
 @dataclass(frozen=True)
 class Station:
     """A training worker, or the place of a train whose worker does not answer. `is_busy` without
-    `run`: with a train that the reader may not see."""
+    `run`: with a train that the reader may not see. is_lent: its device is one of those of a train
+    that another worker of its machine watches. kept_for: while it is free and kept for a train of
+    several devices, of how many."""
 
     worker: str
     host: str
@@ -70,6 +76,8 @@ class Station:
     is_busy: bool
     run: TrainRun | None
     may_change: bool
+    is_lent: bool = False
+    kept_for: int = 0
 
     @property
     def progress(self) -> float | None:
@@ -83,21 +91,22 @@ class Station:
 def queue_page(reader: User) -> dict[str, Any]:
     """What the page and the API show to this reader."""
     state = worker_state()
+    look = waiting_look(state)
     runs = list(TrainRun.objects.active().with_related().order_by("started_at", "pk"))
     count = waiting().count()
 
     return {
         "queue": queue_state(),
         "worker": state,
-        "stations": stations(reader, runs),
-        "places": places(reader, state),
+        "stations": stations(reader, runs, look),
+        "places": places(reader, state, look),
         "waiting_count": count,
         "own_count": waiting().filter(owner=reader.pk).count(),
         "running_count": len(runs),
     }
 
 
-def places(reader: User, state: WorkerState | None = None) -> list[Place]:
+def places(reader: User, state: WorkerState, look: Look) -> list[Place]:
     """The line, the next train first."""
     shown = _positions_shown(reader)
     if not shown:
@@ -114,7 +123,7 @@ def places(reader: User, state: WorkerState | None = None) -> list[Place]:
         run = runs.get(pk)
         waits_for = predecessors.get(run.starts_after_id or 0) if run is not None else None
         place = _place(position, run, priority, estimates.get(pk), reader, waits_for)
-        shown_places.append(place)
+        shown_places.append(replace(place, reason=look.reasons.get(pk, "")))
 
     return shown_places
 
@@ -161,23 +170,27 @@ def _place(
     )
 
 
-def stations(reader: User, runs: list[TrainRun]) -> list[Station]:
+def stations(reader: User, runs: list[TrainRun], look: Look) -> list[Station]:
     """Every worker that is there, and every train that runs on one that is not."""
     try:
-        present = sorted(workers_present(), key=lambda worker: str(worker["name"]))
+        present = sorted(workers_present(), key=_order)
     except RedisError:
         present = []
 
     visible = set(TrainRun.objects.visible_to(reader).active().values_list("pk", flat=True))
     by_worker = {run.worker: run for run in runs if run.worker}
+    holders = holders_of(runs)
     known = set()
     every_station = []
 
     for worker in present:
         name = str(worker["name"])
         known.add(name)
-        station = _station(worker, by_worker.get(name), visible, reader, is_here=True)
-        every_station.append(station)
+        own = by_worker.get(name)
+        station = _station(worker, own or holders.get(spot_of(worker)), visible, reader)
+        is_lent = own is None and station.is_busy
+        kept_for = 0 if station.is_busy else look.kept.get(spot_of(worker)[0], 0)
+        every_station.append(replace(station, is_lent=is_lent, kept_for=kept_for))
 
     for run in runs:
         if run.worker not in known:
@@ -186,10 +199,15 @@ def stations(reader: User, runs: list[TrainRun]) -> list[Station]:
                 "host": run.host,
                 "device": run.facts.get("device") or {},
             }
-            station = _station(worker, run, visible, reader, is_here=False)
-            every_station.append(station)
+            station = _station(worker, run, visible, reader)
+            every_station.append(replace(station, is_here=False))
 
     return every_station
+
+
+def _order(worker: dict[str, Any]) -> tuple[str, int, str]:
+    """By machine and device."""
+    return str(worker["host"]), int(worker["device"].get("index", 0)), str(worker["name"])
 
 
 def _station(
@@ -197,8 +215,6 @@ def _station(
     run: TrainRun | None,
     visible: set[int],
     reader: User,
-    *,
-    is_here: bool,
 ) -> Station:
     """`visible`: ids of the running trains that the reader may see."""
     seen = run if run is not None and run.pk in visible else None
@@ -206,7 +222,7 @@ def _station(
         worker=str(worker["name"]),
         host=str(worker["host"]),
         device=worker["device"],
-        is_here=is_here,
+        is_here=True,
         is_busy=run is not None,
         run=seen,
         may_change=seen is not None and may_change(seen, reader),

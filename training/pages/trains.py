@@ -54,6 +54,7 @@ from training.train.resuming import resumable_steps, resume_obstacle, train_resu
 from training.train.services import train_delete, train_save, train_stop, train_update
 from training.train.standing import activity_of, place_of_end, stop_effect
 from training.work.queue import may_manage_queue, queue_positions, queue_state
+from training.work.reasons import waiting_reason
 
 LIVE_ROWS = 100
 LIVE_CELLS = ("status", "loss", "best", "duration", "started")
@@ -195,6 +196,7 @@ def waiting_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "worker": worker_state(),
         "queue": queue_state(),
         "starts": starts_now().get(run.pk),
+        "activity": activity_of(run, waiting_reason(run)),
         "priorities": priorities(request, run),
     }
 

@@ -3,11 +3,12 @@ estimates with their error."""
 
 from __future__ import annotations
 
-import heapq
+import math
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from jobs.devices.machines import machine_key
 from jobs.devices.presence import WorkerState, worker_state
 from jobs.durations import run_seconds
 from methods.models import TrainingMethod
@@ -84,11 +85,29 @@ class Estimator:
         durations = [pace.seconds(rows) for pace in paces]
         return Estimate(median(durations), _error(durations), len(durations))
 
+    def left(self, run: TrainRun) -> Estimate | None:
+        """What a running train still needs: by its own pace once it has one."""
+        whole = self.of(run)
+        left = run.seconds_left
+
+        if left is not None:
+            if whole is None:
+                return Estimate(left, left * ERROR_OF_OWN_PACE, 1)
+
+            share = whole.error / whole.seconds if whole.seconds else ERROR_OF_OWN_PACE
+            return Estimate(left, left * share, whole.trains)
+
+        if whole is None:
+            return None
+
+        ran_for = run_seconds(run) or 0.0
+        return Estimate(max(0.0, whole.seconds - ran_for), whole.error, whole.trains)
+
     def _paces(
         self, method: int, base_model: int, parameters: dict[str, Any], dataset: int | None
     ) -> list[Pace]:
         limits = tuple(parameters.get(name) for name in LIMITS)
-        key = (method, base_model, limits, dataset)
+        key = (method, base_model, limits, parameters.get("devices", 1), dataset)
         if key not in self.paces:
             trains = similar_trains(
                 method=method,
@@ -114,90 +133,82 @@ def _error(durations: list[float]) -> float:
 
 
 def starts_now(state: WorkerState | None = None) -> dict[int, Estimate | None]:
-    """`starts` with the workers that are there; empty while nothing would start."""
+    """`starts` with the machines that are there; empty while nothing would start."""
     state = state or worker_state()
     if not state.ready or queue_state().holds:
         return {}
 
-    return starts(state.workers, device_name(state))
+    sizes = {machine.key: len(machine.devices) for machine in state.machines}
+    return starts(sizes, device_name(state))
 
 
 def device_name(state: WorkerState) -> str:
     return str((state.device or {}).get("name", ""))
 
 
-def starts(workers: int, device: str = "") -> dict[int, Estimate | None]:
+def starts(sizes: dict[str, int], device: str = "") -> dict[int, Estimate | None]:
     """{id of a waiting train: how long until it starts}, None where the duration of a train before
-    it cannot be estimated.
+    it cannot be estimated, or no machine has enough devices.
 
-    Each of `workers` takes the next train when its own has ended.
-    """
+    sizes: {key of a machine: how many devices it has}. Each train in its turn takes the devices that
+    it needs on the machine where so many are free first."""
     estimator = Estimator(device)
-    free = _FreeWorkers()
+    machines = {key: _FreeDevices() for key in sizes}
 
     for run in TrainRun.objects.active().select_related("method", "base_model"):
-        free.add(_left(run, estimator))
+        if machines:
+            key = machine_of(run) or ""
+            roomiest = max(machines, key=lambda key: sizes[key] - len(machines[key].free_in))
+            machine = machines.get(key, machines[roomiest])
+            machine.free_in += [estimator.left(run)] * max(1, len(run.devices))
 
-    while len(free) < workers:
-        free.add(NOTHING)
+    for key, machine in machines.items():
+        missing = sizes[key] - len(machine.free_in)
+        machine.free_in += [NOTHING] * missing
 
     starting: dict[int, Estimate | None] = {}
     for run in waiting().select_related("method", "base_model", "starts_after"):
-        if not free or _waits_for_another(run):
+        width = run.width
+        fitting = [each for each in machines.values() if len(each.free_in) >= width]
+        if not fitting or _waits_for_another(run):
             starting[run.pk] = None
             continue
 
-        begins = free.take_first()
-        starting[run.pk] = begins
-
-        duration = estimator.of(run)
-        if begins is None or duration is None:
-            free.add(None)
-        else:
-            free.add(begins + duration)
+        machine = min(fitting, key=lambda each: each.seconds_until_free(width))
+        starting[run.pk] = machine.take(width, estimator.of(run))
 
     return starting
 
 
-class _FreeWorkers:
-    """When each worker becomes free; None: not known, and counted last."""
+def machine_of(run: TrainRun) -> str | None:
+    """The key of the machine whose devices a train has; None where that is not known."""
+    slots = [str(device.get("slot", "0")) for device in run.devices]
+    return machine_key(run.host, slots[0]) if run.host and slots else None
+
+
+class _FreeDevices:
+    """When each device of a machine becomes free; None: not known, and counted last."""
 
     def __init__(self) -> None:
-        self.heap: list[tuple[float, int, Estimate | None]] = []
-        self.added = 0
+        self.free_in: list[Estimate | None] = []
 
-    def __len__(self) -> int:
-        return len(self.heap)
+    def seconds_until_free(self, count: int) -> float:
+        return sorted(_seconds(free_in) for free_in in self.free_in)[count - 1]
 
-    def add(self, free_in: Estimate | None) -> None:
-        seconds = float("inf") if free_in is None else free_in.seconds
-        # The counter decides between equal times: estimates themselves have no order.
-        heapq.heappush(self.heap, (seconds, self.added, free_in))
-        self.added += 1
+    def take(self, count: int, duration: Estimate | None) -> Estimate | None:
+        """Take the first `count` that become free for so long. Returns when that begins."""
+        in_order = sorted(self.free_in, key=_seconds)
+        begins = in_order[count - 1]
+        ends = begins + duration if begins is not None and duration is not None else None
+        self.free_in = in_order[count:] + [ends] * count
 
-    def take_first(self) -> Estimate | None:
-        return heapq.heappop(self.heap)[-1]
+        return begins
+
+
+def _seconds(free_in: Estimate | None) -> float:
+    return math.inf if free_in is None else free_in.seconds
 
 
 def _waits_for_another(run: TrainRun) -> bool:
     predecessor = run.starts_after
     return predecessor is not None and predecessor.status != TrainRun.Status.FINISHED
-
-
-def _left(run: TrainRun, estimator: Estimator) -> Estimate | None:
-    """What a running train still needs: by its own pace once it has one."""
-    whole = estimator.of(run)
-    left = run.seconds_left
-
-    if left is not None:
-        if whole is None:
-            return Estimate(left, left * ERROR_OF_OWN_PACE, 1)
-
-        share = whole.error / whole.seconds if whole.seconds else ERROR_OF_OWN_PACE
-        return Estimate(left, left * share, whole.trains)
-
-    if whole is None:
-        return None
-
-    ran_for = run_seconds(run) or 0.0
-    return Estimate(max(0.0, whole.seconds - ran_for), whole.error, whole.trains)

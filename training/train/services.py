@@ -31,12 +31,13 @@ from engine.contract.rundir import (
     save_request,
 )
 from engine.doctor.finding_kinds import TOOL_CALLS
+from jobs.devices.machines import devices_check
 from jobs.devices.presence import WorkerState, worker_state
 from jobs.queue import queue_insert, starts_after_check
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
 from models_app.models import BaseModel
-from training.models import TrainRun
+from training.models import TrainRun, width_of
 from training.train.branching import Origin, branch_check, branch_prepare, branch_take
 from training.train.carrying_on import adapter_take, carried_parameters, loaded_model
 from training.train.labels import labels_begin, labels_clean, labels_set
@@ -44,7 +45,7 @@ from training.train.needed import needed_text
 from training.train.plan import Plan, disk_bytes, plan_check, train_plan
 from training.train.reward_resources import resources_of
 from training.train.spec_paths import spec_write
-from training.work.queue import priority_check, workers_notify
+from training.work.queue import device_kinds, priority_check, workers_notify
 
 __all__ = [
     "Plan",
@@ -244,6 +245,12 @@ def train_check(
 
     can_be_planned = not check.refusals
 
+    if check.parameters is not None:
+        with check.collecting():
+            devices_check(
+                width_of(method, check.parameters), device_kinds(method, check.parameters)
+            )
+
     with check.collecting():
         priority_check(priority, owner)
     with check.collecting():
@@ -437,6 +444,8 @@ def train_stop(*, run: TrainRun, by: User, discard: bool = False) -> TrainRun:
 
         if run.status == Status.QUEUED:
             if run.transition(Status.STOPPED, finished_at=timezone.now()):
+                # Devices may have been kept for it.
+                workers_notify()
                 return run
         elif run.transition(Status.STOPPING, discards=discard):
             return run

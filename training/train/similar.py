@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from django.db.models import Q
+
 from engine.contract.arithmetic import effective_batch
 from jobs.durations import run_seconds
 from training.models import TrainRun, TrainRunQuerySet
@@ -38,8 +40,8 @@ def similar_trains(
     device: str = "",
     dataset: int | None = None,
 ) -> TrainRunQuerySet:
-    """Finished trains of the same method and base model with the same token limit, the newest
-    first; on the same device and dataset where those are given."""
+    """Finished trains of the same method and base model with the same token limit on as many
+    devices, the newest first; on the same kind of device and dataset where those are given."""
     limit = next((name for name in LIMITS if name in parameters), None)
     if limit is None:
         return TrainRun.objects.none()
@@ -54,6 +56,13 @@ def similar_trains(
         finished_at__isnull=False,
     )
 
+    # Trains from before there was a choice had one.
+    count = parameters.get("devices", 1)
+    as_many = Q(parameters__devices=count)
+    if count == 1:
+        as_many |= Q(parameters__devices__isnull=True)
+
+    trains = trains.filter(as_many)
     if device:
         trains = trains.filter(facts__device__name=device)
     if dataset is not None:

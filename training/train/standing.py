@@ -27,12 +27,15 @@ PHASES = {
 }
 
 
-def activity_of(run: TrainRun) -> str:
-    """What the train does now, as one sentence; "" for one that has ended."""
+def activity_of(run: TrainRun, reason: str = "") -> str:
+    """What the train does now, as one sentence; "" for one that has ended. reason: why it waits,
+    see training.work.reasons."""
     if run.ended:
         return ""
 
     if run.status == Status.QUEUED:
+        if reason:
+            return reason
         if run.step:
             return f"It waits to resume; step {run.step:,} is done."
 

@@ -1,14 +1,14 @@
 """The queue of waiting trains: which is next, who may move which, and which worker takes what.
 
 The database holds the order (jobs.queue, with a glossary). A job in Redis only notifies a worker
-that a train may wait, and names none: the worker that receives it claims the first train that its
-device can run. So nothing is ever reordered inside Redis, and a notification too many finds nothing
-to do.
+that a train may wait, and names none: the worker that receives it claims the first train that can
+start on its device (training.work.claiming). So nothing is ever reordered inside Redis, and a
+notification too many finds nothing to do.
 
 Glossary:
 
 ready         Waiting for a worker only, and for no other train (`starts_after`).
-claim         To take a train out of the queue and start it, in one conditional write.
+claim         To take a train out of the queue and start it, see training.work.claiming.
 notify        To put a job into Redis that makes an idle worker look at the queue.
 stop stage    How far a supervisor is with stopping a train, see training.work.supervisor.
 """
@@ -16,9 +16,7 @@ stop stage    How far a supervisor is with stopping a train, see training.work.s
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
 from enum import Enum
-from itertools import islice
 from typing import Any
 
 from django.conf import settings
@@ -35,6 +33,7 @@ from engine.schema.registry import RECIPES
 from jobs.devices.sharing import minutes_held
 from jobs.models import JobQuerySet
 from jobs.queue import in_order, may_start, places_exchange, queue_insert, starts_after_check
+from methods.models import TrainingMethod
 from training.models import TrainQueue, TrainRun
 
 Status = TrainRun.Status
@@ -147,43 +146,21 @@ def train_wait(
     return run
 
 
-# Leaving the queue
-
-
-def train_claim(device: str, **values: Any) -> TrainRun | None:
-    """Take the first train that this device can run and write `values` with its start; None where
-    there is none.
-
-    device: "cpu" or "cuda".
-    """
-    while not queue_state(values.get("host", "")).holds:
-        run = _first_for(device)
-        if run is None:
-            return None
-
-        # Where another worker was faster this fails, and the next train is tried.
-        if run.transition(Status.RUNNING, attempt=run.attempt, **values):
-            return run
-
-    return None
-
-
-def _first_for(device: str) -> TrainRun | None:
-    for run in ready().select_related("method"):
-        if runs_on(run, device):
-            return run
-
-    return None
+# What can run where
 
 
 def runs_on(run: TrainRun, device: str) -> bool:
-    if device != "cpu" or run.method.is_custom:
-        return True
+    return device in device_kinds(run.method, run.parameters)
 
-    # The values were validated when the train was started.
-    recipe = RECIPES[run.method.recipe]
-    parameters = recipe.parameters.model_construct(**run.parameters)
-    return parameters.gpu_needed() is None
+
+def device_kinds(method: TrainingMethod, parameters: dict[str, Any]) -> tuple[str, ...]:
+    """The kinds of devices that can run a train: "cpu", "cuda". parameters: as they were
+    validated."""
+    if method.is_custom:
+        return "cpu", "cuda"
+
+    values = RECIPES[method.recipe].parameters.model_construct(**parameters)
+    return ("cpu", "cuda") if values.gpu_needed() is None else ("cuda",)
 
 
 # Notifying workers
@@ -195,19 +172,11 @@ def workers_notify(times: int = 1) -> None:
         enqueue(settings.TRAINS_QUEUE, FUNCTION, f"train-notification-{uuid.uuid4().hex}")
 
 
-def workers_notify_missing(devices: Iterable[str]) -> int:
-    """Notify once for each ready train that one of `devices` can run and that no notification in
-    Redis stands for: Redis may have lost any number of them. Returns how many were sent."""
-    if queue_state().holds:
-        return 0
-
-    kinds = set(devices)
-    trains = ready().select_related("method")
-    runnable = (run for run in trains if any(runs_on(run, kind) for kind in kinds))
-    needed = sum(1 for _ in islice(runnable, MOST_NOTIFICATIONS))
+def workers_notify_missing(needed: int) -> int:
+    """Have `needed` notifications in Redis, which may have lost any number of them. Returns how many
+    were sent."""
     present = waiting_calls(settings.TRAINS_QUEUE, FUNCTION)
-
-    missing = max(0, needed - present)
+    missing = max(0, min(needed, MOST_NOTIFICATIONS) - present)
     workers_notify(missing)
 
     return missing

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datasets_app.services import datasets_reconcile
 from exports.services import exports_reconcile
 from jobs.devices.lost_workers import supervisor_is_alive
+from jobs.devices.machines import machines_note
 from jobs.devices.presence import worker_state
 from jobs.devices.supervisor import Overtaken
 from jobs.notices import notices_enqueue
@@ -19,9 +20,9 @@ from jobs.services import jobs_reconcile
 from models_app.services import models_reconcile
 from training.models import TrainRun
 from training.train.resuming import train_end_or_resume
+from training.work.claiming import waiting_trains_notify
 from training.work.ingest import ingest
 from training.work.outcome import decide
-from training.work.queue import workers_notify_missing
 
 logger = logging.getLogger("deepextension.reconcile")
 
@@ -36,7 +37,7 @@ def reconcile_also(job: Callable[[], None]) -> None:
 
 def reconcile() -> None:
     lost_trains_close()
-    waiting_trains_enqueue()
+    machines_look()
     jobs_reconcile()
     notices_enqueue()
     datasets_reconcile()
@@ -64,6 +65,11 @@ def lost_trains_close() -> None:
             logger.warning("train %s had lost its worker: %s", run.pk, outcome.status)
 
 
-def waiting_trains_enqueue() -> None:
-    """Notify workers again of trains whose notification was lost."""
-    workers_notify_missing(worker_state().kinds)
+def machines_look() -> None:
+    """Note which machines are there, and notify workers of trains that could start, again where a
+    notification was lost."""
+    state = worker_state()
+    if state.machines:
+        machines_note(state.machines)
+
+    waiting_trains_notify(state)

@@ -6,30 +6,35 @@ import logging
 import os
 import socket
 
+from django.db import Error
 from django.utils import timezone
 
+from core.devices import devices_environment
 from core.memory import Death
 from core.processes import process_mark
-from jobs.devices.presence import worker_device
-from jobs.devices.sharing import device_for_train
+from jobs.devices.locks import DeviceLocks
+from jobs.devices.presence import Seat, seat_of
+from jobs.devices.sharing import devices_for_train
 from jobs.devices.supervisor import Overtaken, Supervisor
 from training.models import TrainRun
 from training.train.resuming import train_end_or_resume
 from training.train.spec_paths import spec_settle
+from training.work.claiming import train_claim, waiting_trains_notify
 from training.work.ingest import ingest
 from training.work.outcome import decide, worker_lost
-from training.work.queue import train_claim
 
 logger = logging.getLogger("deepextension.supervisor")
 
 
 def supervise_next(worker: str) -> None:
-    """Claim the next train that this worker can run and supervise it to its end. Returns at once
-    where none waits."""
+    """Claim the next train that starts on this worker's device and supervise it to its end. Returns
+    at once where there is none."""
     now = timezone.now()
-    device, identity = worker_device(worker)
+    seat = seat_of(worker)
+    locks = DeviceLocks()
     run = train_claim(
-        device,
+        seat,
+        locks,
         worker=worker,
         host=socket.gethostname(),
         process=process_mark(os.getpid()),
@@ -41,14 +46,35 @@ def supervise_next(worker: str) -> None:
     if run is None:
         return
 
+    try:
+        _supervise(run, seat, locks)
+    finally:
+        locks.close()
+
+    trains_notify()
+
+
+def _supervise(run: TrainRun, seat: Seat, locks: DeviceLocks) -> None:
     spec_settle(run)
     supervisor = TrainSupervisor(run)
     supervisor.listen()
+
+    devices = [seat.machine.devices[device["identity"]] for device in run.devices]
+    environment = devices_environment(devices, of=seat.machine.size)
     try:
-        with device_for_train(device, identity, supervisor.is_stopped_early):
-            supervisor.work()
+        with devices_for_train(seat.machine.kind, locks.held, supervisor.is_stopped_early):
+            supervisor.work(environment, list(locks.held.values()))
     except Overtaken as error:
         logger.warning("standing down: %s", error)
+
+
+def trains_notify() -> None:
+    """Devices have fallen free: notify the workers of trains that could start now. Where that
+    fails, the watch does it within seconds."""
+    try:
+        waiting_trains_notify()
+    except Error as error:
+        logger.warning("database not available, the watch will notify: %s", error)
 
 
 class TrainSupervisor(Supervisor[TrainRun]):

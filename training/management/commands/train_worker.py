@@ -5,23 +5,33 @@ from typing import Any
 
 import django_rq
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rq.serializers import JSONSerializer
 
 from core.database_version import newer_database
+from core.devices import Device, devices_measure
 from core.processes import die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
 from jobs.devices.engine_process import Engine
+from jobs.devices.locks import device_alone, device_has_worker
+from jobs.devices.machines import machine_note
 from jobs.devices.presence import start_announce, start_is_over
-from jobs.devices.worker import device_alone, measure_device
 from training.work.worker import TrainWorker
 
 
 class Command(BaseCommand):
     help = (
-        "Run the worker that trains: one train at a time, forked from a warm process that has "
-        "imported torch."
+        "Run a worker that trains: one train at a time on one device, forked from a warm process "
+        "that has imported torch. A machine needs one for each of its devices."
     )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--device",
+            type=int,
+            help="Which of this machine's devices, counted from 0 (default: the first that has no "
+            "worker).",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
@@ -30,10 +40,13 @@ class Command(BaseCommand):
 
         os.umask(0o077)
         start_announce()
-        device = measure_device()
+        devices = devices_measure()
+        device = self.choose(devices, options["device"])
+        machine_note(devices)
         # Once more: the queue may have come up meanwhile.
         start_announce()
-        self.stdout.write(f"Training on {device['name']}. Loading libraries …")
+        label = f" ({device['label']})" if device["label"] else ""
+        self.stdout.write(f"Training on {device['name']}{label}. Loading libraries …")
         warm = Engine.warm_up()
         worker = TrainWorker(
             [django_rq.get_queue(settings.TRAINS_QUEUE)],
@@ -44,6 +57,7 @@ class Command(BaseCommand):
         )
 
         worker.device = device
+        worker.devices = devices
         worker.mark = process_mark(os.getpid())
 
         with device_alone(device, self.say_that_it_waits) as lock:
@@ -51,6 +65,16 @@ class Command(BaseCommand):
             self.stdout.write("Ready.")
             start_is_over()
             worker.work(logging_level="WARNING")
+
+    def choose(self, devices: list[Device], index: int | None) -> Device:
+        if index is None:
+            return next((device for device in devices if not device_has_worker(device)), devices[0])
+
+        if not 0 <= index < len(devices):
+            have = ", ".join(str(device["index"]) for device in devices)
+            raise CommandError(f"This machine has no device {index}. It has: {have}.")
+
+        return devices[index]
 
     def say_that_it_waits(self) -> None:
         self.stdout.write(

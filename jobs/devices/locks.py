@@ -1,0 +1,100 @@
+"""Who has which device of this machine, as locks of files in the home.
+
+    HOST-DEVICE-SLOT             one worker a device and slot, for as long as it lives
+    HOST-DEVICE-SLOT.train       one job a device and slot, from its claim to its end
+    HOST-SLOT.claim              one claim at a time on a machine
+    HOST-DEVICE-SLOT.sharing     see jobs.devices.sharing
+
+A job of several devices holds the `.train` locks of all of them. Its engine inherits them, so that a
+device is free only once the last process of the job has left it, and always then: the kernel gives a
+lock back however its holder ended."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from django.conf import settings
+
+
+def lock_path(*parts: str, ending: str = "") -> Path:
+    folder = settings.HOME / "locks"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    name = re.sub(r"[^\w.-]", "_", "-".join((socket.gethostname(), *parts)))
+
+    return folder / f"{name}{ending}"
+
+
+@contextmanager
+def device_alone(device: dict[str, Any], wait: Callable[[], None]) -> Iterator[IO[str]]:
+    """Be the one worker of the device, however many are started. `wait` is called where another
+    worker of this home is that, before waiting until it is gone.
+
+    Job process and engine inherit the lock, so that it is free only once the last of them has left
+    the device."""
+    with lock_path(str(device["identity"]), settings.WORKER_SLOT).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
+        yield lock
+
+
+def device_has_worker(device: dict[str, Any]) -> bool:
+    with lock_path(str(device["identity"]), settings.WORKER_SLOT).open("w") as lock:
+        return not _taken(lock.fileno())
+
+
+@contextmanager
+def claiming() -> Iterator[None]:
+    """Only one worker of this machine and slot at a time decides what starts here."""
+    with lock_path(settings.WORKER_SLOT, ending=".claim").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class DeviceLocks:
+    """Devices that are held for a job: {identity: descriptor}. Whoever inherits a descriptor holds
+    that device too."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, int] = {}
+
+    def take(self, identity: str) -> bool:
+        """Whether it is held now: it is not where another job has not left it."""
+        if identity in self.held:
+            return True
+
+        path = lock_path(identity, settings.WORKER_SLOT, ending=".train")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if not _taken(descriptor):
+            os.close(descriptor)
+            return False
+
+        self.held[identity] = descriptor
+        return True
+
+    def keep(self, identities: set[str]) -> None:
+        """Give back all others."""
+        for identity in self.held.keys() - identities:
+            os.close(self.held.pop(identity))
+
+    def close(self) -> None:
+        self.keep(set())
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+
+    return True
