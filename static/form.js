@@ -306,6 +306,11 @@
     );
   }
 
+  function titleOf(name) {
+    const label = document.querySelector(`#field-${CSS.escape(name)} label`);
+    return page.titles[name] ?? label?.textContent ?? "This train";
+  }
+
   function problems(answer) {
     const errors = Object.keys(answer.errors).filter((name) => !unasked.has(name));
     const listed = [
@@ -323,7 +328,7 @@
             { className: kind === "error" ? "bad" : "warn" },
             icon(kind === "error" ? "alert-circle" : "alert-triangle"),
             make("span", { className: "visually-hidden", textContent: `${kind}: ` }),
-            make("a", { href: `#field-${name}`, textContent: page.titles[name] ?? "This train" }),
+            make("a", { href: `#field-${name}`, textContent: titleOf(name) }),
           ),
         ),
       );
@@ -377,6 +382,7 @@
     blanks(answer);
     numbers(answer);
     problems(answer);
+    form.dispatchEvent(new CustomEvent("dx:plan", { detail: answer }));
   }
 
   // Asking
@@ -497,7 +503,9 @@
     for (const text of form.querySelectorAll("[data-run-text]")) text.textContent = "Starting …";
   });
   addEventListener("pageshow", () => {
-    for (const text of form.querySelectorAll("[data-run-text]")) text.textContent = "Run the Train";
+    form.dispatchEvent(new CustomEvent("dx:again"));
+    for (const text of form.querySelectorAll("[data-run-text]"))
+      text.textContent = form.getAttribute("data-run-words") ?? "Run the Train";
     carrying();
     marks();
     switches();

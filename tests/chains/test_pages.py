@@ -315,4 +315,4 @@ def test_the_page_of_a_model_says_that_a_chain_needs_it(caller, make_chain):
     train_end(run_of(chain))
     advance(chain)
     model = stages(chain)[0].model
-    assert "A chain that runs stands on" in text(caller, f"/models/{model.pk}/")
+    assert "A chain or sweep that runs stands on" in text(caller, f"/models/{model.pk}/")

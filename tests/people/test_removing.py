@@ -46,7 +46,7 @@ def folders(world) -> list[bool]:
 def test_it_asks_what_happens_to_what_somebody_has(world, olga):
     with pytest.raises(
         UserError,
-        match=r"alice has 1 dataset, 1 base model, 1 train, 1 chain and 1 conversation\. Say who gets them",
+        match=r"alice has 1 dataset, 1 base model, 1 train, 1 chain, 1 sweep and 1 conversation\. Say who gets them",
     ):
         person_remove(person=world.owner, by=olga)
     world.owner.refresh_from_db()
@@ -294,6 +294,7 @@ class TestApi:
             "base models": 1,
             "trains": 1,
             "chains": 1,
+            "sweeps": 1,
             "conversations": 1,
         }
         assert rows["alice"]["removal"] is None
@@ -374,7 +375,7 @@ class TestAdministration:
         client.force_login(otto)
         address = f"{self.LIST}{world.owner.pk}/delete/"
         assert (
-            "has 1 dataset, 1 base model, 1 train, 1 chain and 1 conversation"
+            "has 1 dataset, 1 base model, 1 train, 1 chain, 1 sweep and 1 conversation"
             in client.get(address).content.decode()
         )
         assert "Choose who gets it" in client.post(address, {"what": "hand_over"}).content.decode()
