@@ -46,6 +46,8 @@ RunStatus = TrainRun.Status
 # So many failures in a row are no accident of one combination.
 MOST_FAILURES = 3
 HOUR_SECONDS = 3600
+# In one round; the rest comes with the next.
+MOST_STEPS = 500
 
 
 def sweeps_advance() -> None:
@@ -65,7 +67,10 @@ def sweep_advance(pk: int) -> None:
     """Let a sweep go on as far as it can. May be repeated, interrupted anywhere and called twice at
     the same time."""
     goes_on = True
-    while goes_on:
+    for _ in range(MOST_STEPS):
+        if not goes_on:
+            return
+
         with transaction.atomic():
             sweep = Sweep.objects.select_for_update(of=("self",)).filter(pk=pk).first()
             goes_on = sweep is not None and _step(sweep)
@@ -109,11 +114,10 @@ def _took(sweep: Sweep, trial: Trial) -> bool:
     if run is None:
         return trial.state == State.OPEN and _end(trial, State.STOPPED, "Its train was deleted.")
 
+    if run.owner_id != sweep.owner_id:
+        reason = "Its train belongs to somebody else now."
+        return trial.state == State.OPEN and _end(trial, State.STOPPED, reason)
     if trial.state == State.OPEN:
-        if run.owner_id != sweep.owner_id:
-            reason = "Its train belongs to somebody else now."
-            return _end(trial, State.STOPPED, reason)
-
         return run.ended and _result_take(sweep, trial, run)
 
     if trial.state == State.COMPLETE:
@@ -284,7 +288,8 @@ def _stop(sweep: Sweep, trials: Sequence[Trial], reason: str) -> bool:
         trials_halt(sweep, [trial for trial in trials if trial.state == State.OPEN])
         sweep_notify(sweep)
 
-    return False
+    # Those that waited have ended with that.
+    return True
 
 
 def _succeed(sweep: Sweep, reason: str) -> bool:
