@@ -125,7 +125,7 @@ def all_trained(
 ) -> Sweep:
     """Run its trains one after the other until there are no more."""
     for _ in range(most):
-        advance(sweep)
+        sweep_advance(sweep.pk)
         left = waiting(sweep)
         if not left:
             break
