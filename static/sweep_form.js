@@ -11,6 +11,8 @@
 
   const modeOf = (box) => box.querySelector('input[name$="-mode"]');
   const mainOf = (box) => form.elements[box.dataset.sweep];
+  const buttonOf = (box, deed) =>
+    box.closest(".field").querySelector(`[data-sweep-do="${deed}"]`);
   const isSweep = () => fields.some((box) => modeOf(box).value);
 
   function show() {
@@ -20,7 +22,6 @@
     form.setAttribute("data-plan", on ? addresses.plan : addresses.trainPlan);
     for (const box of fields) {
       const mode = modeOf(box).value;
-      box.dataset.mode = mode;
       box.closest(".field").dataset.sweepMode = mode;
       box.querySelector("[data-sweep-range]").hidden = mode !== "range";
       const both = box.querySelector("[data-sweep-both]");
@@ -68,13 +69,13 @@
 
   function both(box) {
     modeOf(box).value = "both";
-    return box.querySelector('[data-sweep-do="drop"]');
+    return buttonOf(box, "drop");
   }
 
   function drop(box) {
     modeOf(box).value = "";
     box.querySelector("[data-sweep-texts]").replaceChildren();
-    return box.querySelector("[data-sweep-do]");
+    return box.closest(".field").querySelector("[data-sweep-do]");
   }
 
   const deeds = { add, range, both, drop };
@@ -83,7 +84,7 @@
     const button = event.target.closest("[data-sweep-do]");
     if (!button) return;
     event.preventDefault();
-    const target = deeds[button.dataset.sweepDo](button.closest("[data-sweep]"));
+    const target = deeds[button.dataset.sweepDo](button.closest(".field").querySelector("[data-sweep]"));
     show();
     target?.focus();
     changed();

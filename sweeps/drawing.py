@@ -18,6 +18,8 @@ from training.train.metrics import metric_title
 TOP, HEIGHT = 44, 248
 # Thousandths of the plot's height between which values lie; what has no value lies below.
 FIRST, LAST, NOWHERE = 960, 60, 1000
+# Characters of a label.
+LONGEST_LABEL = 18
 # More labels on one axis would lie on each other.
 MOST_LABELS = 8
 # Pixels of the plot of the best so far.
@@ -114,12 +116,17 @@ def trial_text(sweep: Sweep, axes: Sequence[Axis], trial: Trial) -> str:
 def axis_labels(axis: Axis, *, has_gap: bool) -> list[Label]:
     """Values of an axis, lowest at the bottom."""
     labels = [
-        Label(axis.field.shown(value), _pixels(_place(axis, value))) for value in _labelled(axis)
+        Label(shortened(axis.field.shown(value), LONGEST_LABEL), _pixels(_place(axis, value)))
+        for value in _labelled(axis)
     ]
     if has_gap:
         labels.append(Label("–", _pixels(NOWHERE)))
 
     return labels
+
+
+def shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1].rstrip(' ,')}…"
 
 
 def _labelled(axis: Axis) -> list[object]:

@@ -185,8 +185,8 @@ class Trial(models.Model):
     Its result is kept here too, so that the search knows it when the train was deleted."""
 
     class State(models.TextChoices):
-        OPEN = "open", "Open"
-        COMPLETE = "complete", "Complete"
+        OPEN = "open", "Under way"
+        COMPLETE = "complete", "Succeeded"
         PRUNED = "pruned", "Pruned"
         FAILED = "failed", "Failed"
         STOPPED = "stopped", "Stopped"

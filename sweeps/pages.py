@@ -28,7 +28,14 @@ from sweeps.services import (
     sweep_rename,
     sweep_stop,
 )
-from sweeps.standing import axes_of, chance_text, seen_of, sweep_activity, trial_rows
+from sweeps.standing import (
+    axes_of,
+    chance_text,
+    search_text,
+    seen_of,
+    sweep_activity,
+    trial_rows,
+)
 from sweeps.study import FEWEST_FOR_IMPORTANCE
 from training.pages.compare import FEWEST_TRAINS, MOST_TRAINS
 from training.train.metrics import metric_title
@@ -86,6 +93,7 @@ def sweep_context(request: HttpRequest, sweep: Sweep) -> dict[str, Any]:
         "best_run": best.run if best is not None and best.run_id in seen else None,
         "chance": chance_text(sweep, trials),
         "counts": counts_text(trials),
+        "search": search_text(sweep),
         "metric": metric_title(sweep.metric),
         "activity": sweep_activity(sweep),
         "asks_again": sweep.is_active or is_open,

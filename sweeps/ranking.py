@@ -43,7 +43,7 @@ def best_so_far(sweep: Sweep, trials: Sequence[Trial]) -> list[tuple[int, float,
 
 
 def counts_text(trials: Sequence[Trial]) -> str:
-    """6 trains: 4 complete, 2 pruned"""
+    """6 trains: 4 succeeded, 2 pruned"""
     parts = []
     for state in State:
         count = sum(trial.state == state for trial in trials)
@@ -54,7 +54,7 @@ def counts_text(trials: Sequence[Trial]) -> str:
 
 
 def result_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
-    """6 trains: 4 complete, 2 pruned. Best eval loss 1.842, of train #12."""
+    """6 trains: 4 succeeded, 2 pruned. Best eval loss 1.842, of train #12."""
     best = best_trial(sweep, trials)
     text = f"{counts_text(trials)}."
     if best is None or best.value is None:

@@ -71,6 +71,10 @@ class Axis:
         return self.field.kind == "int"
 
     @property
+    def is_number(self) -> bool:
+        return self.field.kind in NUMBERS
+
+    @property
     def count(self) -> int | None:
         """How many values there are; None for a range of real numbers."""
         if self.values:

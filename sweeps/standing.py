@@ -41,13 +41,23 @@ CHIPS = {
 
 
 @dataclass(frozen=True)
+class Cell:
+    """The value of one setting, as a page writes it."""
+
+    title: str
+    text: str
+    unit: str
+    is_number: bool
+
+
+@dataclass(frozen=True)
 class TrialRow:
     """A trial as this reader sees it. run: None where there is none, or the reader may not see it.
-    cells: (title, text, unit) of its values, in the order of the axes."""
+    cells: its values in the order of the axes."""
 
     trial: Trial
     run: TrainRun | None
-    cells: list[tuple[str, str, str]]
+    cells: list[Cell]
     is_best: bool
 
     @property
@@ -109,13 +119,26 @@ def trial_rows(sweep: Sweep, axes: Sequence[Axis], seen: set[int]) -> list[Trial
     ]
 
 
-def _cell(axis: Axis, trial: Trial) -> tuple[str, str, str]:
+def _cell(axis: Axis, trial: Trial) -> Cell:
     title = axis.field.title
     if axis.name not in trial.values:
-        return title, "–", ""
+        return Cell(title, "–", "", axis.is_number)
 
     value = trial.values[axis.name]
-    return title, axis.field.shown(value), axis.field.unit_of(value)
+    return Cell(title, axis.field.shown(value), axis.field.unit_of(value), axis.is_number)
+
+
+# How its trains are chosen and judged, behind the number of them.
+SEARCHES = {"grid": "every combination", "random": "at random", "tpe": "by TPE"}
+
+
+def search_text(sweep: Sweep) -> str:
+    """by TPE, median pruner"""
+    text = SEARCHES[sweep.search]
+    if sweep.pruner == Sweep.Pruner.NONE:
+        return text
+
+    return f"{text}, {sweep.get_pruner_display().lower()} pruner"
 
 
 def sweep_activity(sweep: Sweep) -> str:

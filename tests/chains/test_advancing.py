@@ -330,7 +330,7 @@ def test_nothing_that_a_running_chain_needs_is_deleted(make_chain, alice, pairs)
     train_end(run_of(chain))
     advance(chain)
     merged(chain)
-    with pytest.raises(UserError, match="chain or sweep that runs"):
+    with pytest.raises(UserError, match="chain that runs"):
         train_delete(run=run_of(chain), by=alice)
     model = model_of(chain)
     said = f"A chain or sweep that runs stands on {model.title}. End it first."

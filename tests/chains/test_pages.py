@@ -32,7 +32,7 @@ def text(caller, path: str) -> str:
 
 def test_a_chain_is_made_by_forms_and_run(caller, pairs):
     form = page(caller, "/trains/new/lora/")
-    (button,) = form.select("button[formaction]")
+    (button,) = form.select("button[formaction][data-run]")
     assert button["formaction"] == "/chains/new/lora/"
 
     answer = caller.post(button["formaction"], filled(name="first"))

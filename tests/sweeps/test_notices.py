@@ -33,13 +33,13 @@ def test_the_end_is_told_once(make_sweep):
     assert noticed(sweep) == []
 
     all_trained(sweep, score)
-    (notice,) = noticed(sweep)
+    (notice,) = Notice.objects.all()
     last = max((trial.run for trial in trials(sweep)), key=lambda run: run.finished_at)
     assert notice.job_id == last.number
     told = sweep_notice(last, notice)
     assert told.event == "sweep.succeeded"
     assert told.subject == "Rates has succeeded"
-    assert told.paragraphs[0].startswith("3 trains: 3 complete. Best eval loss 1.2")
+    assert told.paragraphs[0].startswith("3 trains: 3 succeeded. Best eval loss 1.2")
     assert told.about["sweep"]["best_value"] == pytest.approx(1.2, abs=0.1)
 
 
