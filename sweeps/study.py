@@ -86,10 +86,11 @@ def values_ask(plan: Plan, past: Sequence[Past]) -> Values | None:
 
 
 def _untried(plan: Plan, tried: set[str]) -> Values | None:
-    """Of the combinations in an order of the sweep's own, so that the first few are not all alike,
-    the first that was not tried."""
+    """The first that was not tried, in the order in which the values were given; where not all will
+    be tried in one of the sweep's own, so that the first few are not all alike."""
     everything = list(plan.space.combinations())
-    random.Random(plan.seed).shuffle(everything)  # noqa: S311 - no secret
+    if plan.trains < len(everything):
+        random.Random(plan.seed).shuffle(everything)  # noqa: S311 - no secret
     return next((values for values in everything if values_key(values) not in tried), None)
 
 
