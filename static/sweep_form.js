@@ -11,8 +11,7 @@
 
   const modeOf = (box) => box.querySelector('input[name$="-mode"]');
   const mainOf = (box) => form.elements[box.dataset.sweep];
-  const buttonOf = (box, deed) =>
-    box.closest(".field").querySelector(`[data-sweep-do="${deed}"]`);
+  const buttonOf = (box, deed) => box.closest(".field").querySelector(`[data-sweep-do="${deed}"]`);
   const isSweep = () => fields.some((box) => modeOf(box).value);
 
   function show() {
@@ -84,7 +83,9 @@
     const button = event.target.closest("[data-sweep-do]");
     if (!button) return;
     event.preventDefault();
-    const target = deeds[button.dataset.sweepDo](button.closest(".field").querySelector("[data-sweep]"));
+    const target = deeds[button.dataset.sweepDo](
+      button.closest(".field").querySelector("[data-sweep]"),
+    );
     show();
     target?.focus();
     changed();

@@ -105,8 +105,9 @@ def sweep_read(fields: dict[str, Field], data: QueryDict) -> SweepDraft:
         percentile=data.get("percentile", "25")[:10],
         budget=data.get("budget", "").strip()[:20],
     )
-    if data.get("budget_unit") in BUDGETS:
-        draft.budget_unit = data["budget_unit"]
+    unit = data.get("budget_unit", "")
+    if unit in BUDGETS:
+        draft.budget_unit = unit
 
     for name, item in fields.items():
         mode = data.get(f"sweep-{name}-mode", "")
@@ -317,7 +318,9 @@ class SweepFormView(View):
 
         if not space and not is_changed:
             # Nothing differs: it is a train like any other.
-            return TrainFormView.as_view()(request, slug=slug)
+            view = TrainFormView()
+            view.setup(request, slug=slug)
+            return view.post(request, slug)
 
         asked = request_of(draft, sweep, space)
         preview = train_preview(**draft_choices(draft), state=state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
@@ -109,7 +110,7 @@ def sweep_context(request: HttpRequest, sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _compared(ids: list[int | None]) -> str:
+def _compared(ids: Sequence[int | None]) -> str:
     """The best few trains, as the page Compare takes them."""
     chosen = ids[:MOST_TRAINS]
     return ",".join(map(str, chosen)) if len(chosen) >= FEWEST_TRAINS else ""

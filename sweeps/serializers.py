@@ -82,7 +82,7 @@ class SweepCreateSerializer(OrderSerializer):
 
 class SweepPlanSerializer(serializers.Serializer[Any]):
     ok = serializers.BooleanField(help_text="Whether the sweep can start as it is.")
-    errors = serializers.DictField(
+    errors = serializers.DictField(  # type: ignore[assignment]
         child=serializers.ListField(child=serializers.CharField()), help_text="By field."
     )
     trains = serializers.IntegerField(help_text="How many it makes at most.")

@@ -100,14 +100,14 @@ def _seed(*numbers: int) -> int:
 
 def _asked(plan: Plan, past: Sequence[Past], *, seed: int) -> Values:
     """What the sampler proposes: a setting that has no effect is not asked for."""
-    optuna = _optuna()
+    samplers = _optuna().samplers
     sampler: optuna.samplers.BaseSampler
     if plan.search == "random":
-        sampler = optuna.samplers.RandomSampler(seed=seed)
+        sampler = samplers.RandomSampler(seed=seed)
     else:
         # What is random at first is taken off a small budget.
         startup = max(4, min(10, plan.trains // 3))
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        sampler = samplers.TPESampler(seed=seed, n_startup_trials=startup)
 
     trial = _study(plan, past, sampler).ask()
     values: Values = {}
@@ -172,16 +172,19 @@ def prune_ask(plan: Plan, past: Sequence[Past], number: int, position: int) -> D
 
 def _pruner(plan: Plan, end: int) -> optuna.pruners.BasePruner:
     pruners = _optuna().pruners
+    pruner: optuna.pruners.BasePruner
     if plan.pruner == "halving":
         first = max(1, round(end / REDUCTION**2))
-        return pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
+        pruner = pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
+    else:
+        pruner = pruners.PercentilePruner(
+            _percent(plan),
+            n_startup_trials=plan.startup,
+            n_warmup_steps=math.ceil(WARM_UP * end),
+            n_min_trials=plan.startup,
+        )
 
-    return pruners.PercentilePruner(
-        _percent(plan),
-        n_startup_trials=plan.startup,
-        n_warmup_steps=math.ceil(WARM_UP * end),
-        n_min_trials=plan.startup,
-    )
+    return pruner
 
 
 def _percent(plan: Plan) -> float:
@@ -225,10 +228,10 @@ def importance_ask(plan: Plan, past: Sequence[Past]) -> dict[str, float]:
     if len(complete) < FEWEST_FOR_IMPORTANCE or len({trial.value for trial in complete}) < 2:
         return {}
 
-    optuna = _optuna()
-    study = _study(plan, complete, optuna.samplers.RandomSampler(seed=0))
-    judge = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TARGET_SHARE)
-    shares = optuna.importance.get_param_importances(study, evaluator=judge)
+    library = _optuna()
+    study = _study(plan, complete, library.samplers.RandomSampler(seed=0))
+    judge = library.importance.PedAnovaImportanceEvaluator(target_quantile=TARGET_SHARE)
+    shares = library.importance.get_param_importances(study, evaluator=judge)
     return {name: float(share) for name, share in shares.items() if math.isfinite(share)}
 
 
@@ -245,10 +248,10 @@ def _optuna() -> Any:
 
 def _study(plan: Plan, past: Sequence[Past], sampler: optuna.samplers.BaseSampler) -> optuna.Study:
     """All of `past` in its order: the trial of that number is study.trials[number]."""
-    optuna = _optuna()
-    study: optuna.Study = optuna.create_study(
+    library = _optuna()
+    study: optuna.Study = library.create_study(
         sampler=sampler,
-        pruner=optuna.pruners.NopPruner(),
+        pruner=library.pruners.NopPruner(),
         direction="maximize" if plan.maximize else "minimize",
     )
     axes = {axis.name: axis for axis in plan.space.axes}
@@ -257,12 +260,12 @@ def _study(plan: Plan, past: Sequence[Past], sampler: optuna.samplers.BaseSample
 
 
 def _frozen(axes: dict[str, Axis], trial: Past) -> optuna.trial.FrozenTrial:
-    optuna = _optuna()
-    states = optuna.trial.TrialState
+    library = _optuna()
+    states = library.trial.TrialState
     state = {OPEN: states.RUNNING, COMPLETE: states.COMPLETE, PRUNED: states.PRUNED}
     values = {name: value for name, value in trial.values.items() if name in axes}
 
-    return optuna.trial.create_trial(  # type: ignore[no-any-return]
+    frozen: optuna.trial.FrozenTrial = library.trial.create_trial(
         # One that failed, or that a person stopped, says nothing of its values.
         state=state.get(trial.state, states.FAIL),
         value=trial.value if trial.state == COMPLETE else None,
@@ -271,6 +274,7 @@ def _frozen(axes: dict[str, Axis], trial: Past) -> optuna.trial.FrozenTrial:
         intermediate_values=trial.reports,
         system_attrs=trial.marks,
     )
+    return frozen
 
 
 def _known(axis: Axis, value: Any) -> Any:
@@ -278,10 +282,13 @@ def _known(axis: Axis, value: Any) -> Any:
 
 
 def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
-    distributions = _optuna().distributions
+    known = _optuna().distributions
+    distribution: optuna.distributions.BaseDistribution
     if not axis.is_range:
-        return distributions.CategoricalDistribution([_choice(value) for value in axis.values])
-    if axis.is_whole:
-        return distributions.IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+        distribution = known.CategoricalDistribution([_choice(value) for value in axis.values])
+    elif axis.is_whole:
+        distribution = known.IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+    else:
+        distribution = known.FloatDistribution(axis.low, axis.high, log=axis.log)
 
-    return distributions.FloatDistribution(axis.low, axis.high, log=axis.log)
+    return distribution
