@@ -48,6 +48,8 @@ MOST_FAILURES = 3
 HOUR_SECONDS = 3600
 # In one round; the rest comes with the next.
 MOST_STEPS = 500
+# What a start refuses for its values, though it is no setting: such a combination has failed.
+OF_VALUES = ("memory",)
 
 
 def sweeps_advance() -> None:
@@ -373,7 +375,7 @@ def _begin(sweep: Sweep, trials: Sequence[Trial], trial: Trial) -> bool:
     try:
         run, _ = train_create(**_train_values(sweep, trial))
     except UserError as refusal:
-        if refusal.fields and set(refusal.fields) <= set(sweep_fields(sweep)):
+        if refusal.fields and set(refusal.fields) <= {*sweep_fields(sweep), *OF_VALUES}:
             return _end(trial, State.FAILED, refusal.message) and _write(
                 trial, began_at=timezone.now()
             )

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from core.errors import UserError
@@ -301,10 +301,10 @@ class Space:
         idle = []
         for axis in self.axes:
             for other, wanted in axis.field.active_when.items():
-                effective = wanted if isinstance(wanted, list) else [wanted]
+                alone = replace(axis.field, active_when={other: wanted})
                 parent = by_name.get(other)
                 possible = parent.edges() if parent else (self.fixed.get(other),)
-                if not any(value in effective for value in possible):
+                if not any(alone.is_active({other: value}) for value in possible):
                     idle.append(axis)
                     break
 

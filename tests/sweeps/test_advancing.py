@@ -294,8 +294,9 @@ def waiting_or_running(sweep: Sweep) -> Trial:
     return next(each for each in trials(sweep) if each.run.status == "running")
 
 
+@pytest.mark.parametrize("field", ["learning_rate", "memory"])
 def test_a_combination_that_no_train_can_have_has_failed_and_the_others_go_on(
-    make_sweep, monkeypatch
+    make_sweep, monkeypatch, field
 ):
     sweep = make_sweep()
     real = sweeps.advancing.train_create
@@ -303,7 +304,7 @@ def test_a_combination_that_no_train_can_have_has_failed_and_the_others_go_on(
 
     def create(**values):
         if values["parameters"]["learning_rate"] == refused:
-            raise UserError({"learning_rate": ["Too high for this model."]})
+            raise UserError({field: ["Too high for this model."]})
         return real(**values)
 
     monkeypatch.setattr(sweeps.advancing, "train_create", create)
