@@ -22,6 +22,7 @@ from jobs.devices.presence import worker_state
 from sweeps.models import Sweep, Trial
 from sweeps.notices import sweep_notify
 from sweeps.progress import (
+    may_have_news,
     past_of,
     scale_of,
     sweep_fields,
@@ -203,9 +204,12 @@ def _losers_prune(sweep: Sweep, trials: Sequence[Trial]) -> bool:
 
 def _is_pruned(sweep: Sweep, trials: Sequence[Trial], index: int, run: TrainRun) -> bool:
     trial = trials[index]
+    if not may_have_news(trial, sweep.metric):
+        return False
+
     points = trial_points(trial, sweep.metric)
     new = [step for step, _ in points if step > trial.judged_step]
-    if not new or not run.total_steps:
+    if not new:
         return False
 
     plan = sweep_plan(sweep)

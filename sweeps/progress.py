@@ -90,6 +90,19 @@ def _share(step: int, total: int) -> int:
     return done // SHARE * SHARE
 
 
+def may_have_news(trial: Trial, metric: str) -> bool:
+    """Whether a train that runs may have reported since the pruner was last asked. A metric of
+    every step has many rows, which are read once for each share of the train that is complete."""
+    run = trial.run
+    if run is None or not run.total_steps:
+        return False
+    if is_evaluation(metric):
+        return True
+
+    judged = _share(trial.judged_step, run.total_steps) + SHARE if trial.judged_step else 0
+    return _share(run.step, run.total_steps) >= judged + SHARE
+
+
 def trial_total(trial: Trial) -> int:
     """Steps of its train; 0 where that is not known yet."""
     return trial.run.total_steps if trial.run is not None else trial.total_steps
