@@ -14,7 +14,7 @@ CREATING = READING | {"POST", "PUT", "PATCH"}
 EVERYTHING = CREATING | {"DELETE"}
 
 # They change nothing, and are POSTs because their parameters do not fit into an address.
-READING_POSTS = frozenset({"api-trains-plan"})
+READING_POSTS = frozenset({"api-trains-plan", "api-sweeps-plan"})
 # Calls that no area opens, since they may delete, publish or give away.
 WHOLE_SCOPE_ONLY = frozenset(
     {
@@ -27,6 +27,8 @@ WHOLE_SCOPE_ONLY = frozenset(
         "api-model-hand-over",
         "api-chain-sharing",
         "api-chain-hand-over",
+        "api-sweep-sharing",
+        "api-sweep-hand-over",
         "api-conversation-sharing",
         "api-conversation-hand-over",
         # They make datasets, and show rows of them.
@@ -54,12 +56,13 @@ SCOPES = {
         Scope(
             "train",
             "Train",
-            "Read; also upload datasets, add models, start, stop and change trains and chains, stop "
+            "Read; also upload datasets, add models, start, stop and change trains, chains and sweeps, stop "
             "and move other jobs, and ask models. Deletes, shares and hands over nothing.",
             READING,
             {
                 "trains": CREATING,
                 "chains": CREATING,
+                "sweeps": CREATING,
                 "datasets": CREATING,
                 "models": CREATING,
                 "exports": CREATING,

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from django.contrib.auth.models import AnonymousUser, User
 
 from chains.checking import Errors, stages_errors
-from chains.gates import gate_words, measured_words, method_metrics
+from chains.gates import gate_words, measured_words
 from chains.models import Chain, Stage
 from core.ownership import Reader, may_change
 from jobs.devices.presence import worker_state
 from models_app.models import BaseModel
 from training.models import TrainRun
 from training.train.durations import run_progress
+from training.train.metrics import method_metrics
 from training.train.standing import activity_of
 
 Status = Chain.Status

@@ -356,8 +356,8 @@ def dataset_delete(*, dataset: Dataset, by: User) -> None:
             transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
     except ProtectedError as error:
         raise UserError(
-            "A train used this dataset, or a chain that runs will, so it stays on record. Archive it "
-            "instead.",
+            "A train used this dataset, or a chain or sweep that runs will, so it stays on record. "
+            "Archive it instead.",
             code="in_use",
         ) from error
 

@@ -49,6 +49,7 @@ SUMMARIES = {
     ("get", "/api/v1/queue/"): "Show the queue",
     ("post", "/api/v1/queue/pause/"): "Pause the queue (operators)",
     ("post", "/api/v1/queue/resume/"): "Resume the queue (operators)",
+    ("get", "/api/v1/sweeps/"): "List sweeps",
     ("get", "/api/v1/trains/"): "List trains",
     ("post", "/api/v1/trains/"): "Start a train",
     ("get", "/api/v1/trains/{id}/"): "Show a train",

@@ -16,6 +16,7 @@ urlpatterns = [
     path("methods/", include("methods.api_urls")),
     path("trains/", include("training.api.urls")),
     path("chains/", include("chains.api_urls")),
+    path("sweeps/", include("sweeps.api_urls")),
     path("conversations/", include("playground.api_urls")),
     path("jobs/", include("jobs.api_urls")),
     path("serving/", include("serving.api_urls")),

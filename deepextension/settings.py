@@ -71,6 +71,7 @@ INSTALLED_APPS = [
     "methods",
     "training",
     "chains",
+    "sweeps",
     "serving",
     "playground",
     "openai_api",
@@ -192,6 +193,8 @@ RQ_SHOW_ADMIN_LINK = False
 STOP_GRACE_SECONDS = env.int("STOP_GRACE_SECONDS", default=120)
 # How often a train that lost its worker is queued again by itself.
 RESUMES = env.int("DEEPEXTENSION_RESUMES", default=2)
+# The most trains that one sweep may make.
+SWEEP_TRAINS = env.int("DEEPEXTENSION_SWEEP_TRAINS", default=200)
 # Workers of one slot use a device one after the other, those of different slots at once.
 WORKER_SLOT = env("DEEPEXTENSION_WORKER_SLOT", default="0")
 # On a machine without GPUs: into how many devices its processors are divided, see core.devices.

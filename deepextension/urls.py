@@ -8,6 +8,7 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="training:list"), name="home"),
     path("trains/", include("training.urls")),
     path("chains/", include("chains.urls")),
+    path("sweeps/", include("sweeps.urls")),
     path("datasets/", include("datasets_app.urls")),
     path("models/", include("models_app.urls")),
     path("exports/", include("exports.urls")),

@@ -21,9 +21,9 @@ NAMED = 3
 
 def in_use_text(model: BaseModel, reader: User) -> str:
     """Why a model stays, by the names of what stands on it; "" where nothing does. What `reader`
-    may not see is counted only, and of chains that run it is said that there is one."""
+    may not see is counted only, and of chains and sweeps that run it is said that there is one."""
     if is_needed_now(model):
-        return f"A chain that runs stands on {model.title}. Cancel the chain first."
+        return f"A chain or sweep that runs stands on {model.title}. End it first."
 
     parts = []
     hidden = []

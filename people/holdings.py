@@ -11,6 +11,7 @@ from django.db import models
 
 from chains.models import Chain, Stage
 from core.ownership import Owned, owned_models
+from sweeps.models import Sweep
 from training.models import TrainRun
 
 # How many users of a dataset or model a sentence names.
@@ -67,7 +68,12 @@ def holdings_text(person: User) -> str:
 
 def uses_by_others(person: User) -> list[Use]:
     """Every row of `person` that must stay because rows of others refer to it."""
-    return [*_references(person), *_reward_models_in_use(person), *_uses_by_chains(person)]
+    return [
+        *_references(person),
+        *_reward_models_in_use(person),
+        *_uses_by_chains(person),
+        *_uses_by_sweeps(person),
+    ]
 
 
 def uses_text(uses: list[Use]) -> str:
@@ -145,6 +151,16 @@ def _uses_by_chains(person: User) -> Iterator[Use]:
         stages = open_stages.filter(**{f"{field.name}__owner": person})
         for stage in stages.select_related(field.name, "chain__owner").order_by("pk"):
             yield Use(getattr(stage, field.name), stage.chain)
+
+
+def _uses_by_sweeps(person: User) -> Iterator[Use]:
+    """Uses by sweeps of others that run, or can go on."""
+    open_sweeps = Sweep.objects.filter(status__in=Sweep.OPEN).exclude(owner=person)
+
+    for name in ("base_model", "dataset", "evaluation_dataset"):
+        sweeps = open_sweeps.filter(**{f"{name}__owner": person})
+        for sweep in sweeps.select_related(name, "owner").order_by("pk"):
+            yield Use(getattr(sweep, name), sweep)
 
 
 def _needed_by(row: Owned) -> Iterator[Owned]:

@@ -41,16 +41,19 @@ from people.models import PersonRemoval
 from people.rights import may_remove
 from playground.models import Conversation
 from playground.services import conversation_delete
+from sweeps.models import Sweep
+from sweeps.services import sweep_delete, sweep_stop
 from training.models import TrainRun
 from training.train.services import train_delete, train_stop
 
 logger = logging.getLogger("deepextension.people")
 
-# How a row of each kind is deleted with its files. In this order: chains need trains, and trains
-# need datasets and models.
+# How a row of each kind is deleted with its files. In this order: chains and sweeps need trains,
+# and trains need datasets and models.
 DELETE: dict[type[Owned], Callable[[Any, User], None]] = {
     Conversation: lambda conversation, by: conversation_delete(conversation=conversation, by=by),
     Chain: lambda chain, by: chain_delete(chain=chain, by=by),
+    Sweep: lambda sweep, by: sweep_delete(sweep=sweep, by=by),
     TrainRun: lambda run, by: train_delete(run=run, by=by),
     Dataset: lambda dataset, by: dataset_delete(dataset=dataset, by=by),
     BaseModel: lambda model, by: model_and_exports_delete(model, by),
@@ -227,6 +230,9 @@ def data_delete(person: User, *, keep_used: bool) -> bool:
 
     for chain in Chain.objects.running().filter(owner=person):
         chain_cancel(chain=chain, by=person)
+
+    for sweep in Sweep.objects.active().filter(owner=person):
+        sweep_stop(sweep=sweep, by=person)
 
     open_trains = TrainRun.objects.filter(owner=person).exclude(status__in=TrainRun.ENDED)
     for run in open_trains:

@@ -311,6 +311,11 @@
     );
   }
 
+  function titleOf(name) {
+    const label = document.querySelector(`#field-${CSS.escape(name)} label`);
+    return page.titles[name] ?? label?.textContent ?? "This train";
+  }
+
   function problems(answer) {
     const errors = Object.keys(answer.errors).filter((name) => !unasked.has(name));
     const listed = [
@@ -328,7 +333,7 @@
             { className: kind === "error" ? "bad" : "warn" },
             icon(kind === "error" ? "alert-circle" : "alert-triangle"),
             make("span", { className: "visually-hidden", textContent: `${kind}: ` }),
-            make("a", { href: `#field-${name}`, textContent: page.titles[name] ?? "This train" }),
+            make("a", { href: `#field-${name}`, textContent: titleOf(name) }),
           ),
         ),
       );
@@ -382,6 +387,7 @@
     blanks(answer);
     numbers(answer);
     problems(answer);
+    form.dispatchEvent(new CustomEvent("dx:plan", { detail: answer }));
   }
 
   // Asking
@@ -502,7 +508,9 @@
     for (const text of form.querySelectorAll("[data-run-text]")) text.textContent = "Starting …";
   });
   addEventListener("pageshow", () => {
-    for (const text of form.querySelectorAll("[data-run-text]")) text.textContent = "Run the Train";
+    form.dispatchEvent(new CustomEvent("dx:again"));
+    for (const text of form.querySelectorAll("[data-run-text]"))
+      text.textContent = form.getAttribute("data-run-words") ?? "Run the Train";
     carrying();
     marks();
     switches();

@@ -143,7 +143,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
         with item.config.stash[blocking_manager_key].unblock():
             import_module("people.migrations.0002_operators").make_group(apps, None)
             rights = ("0003_jobs", "0004_chains", "0005_exports", "0006_device_policy")
-            for name in (*rights, "0007_conversations"):
+            for name in (*rights, "0007_conversations", "0008_sweeps"):
                 import_module(f"people.migrations.{name}").give_rights(apps, None)
 
 

@@ -29,6 +29,7 @@ from methods.services import method_defaults, methods_install
 from models_app.models import BaseModel
 from openai_api.models import Batch, Call, File, FineTuningJob, StoredResponse, Upload
 from playground.models import Answer, Conversation, Feedback, Turn
+from sweeps.models import Sweep, Trial
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 
 CANARY = "canary-of-alice"
@@ -45,9 +46,10 @@ def world_make(owner: User, number: int = NUMBER, canary: str = CANARY) -> World
     run = train_make(owner, dataset, model, number, canary)
     job = job_make(owner, number, canary)
     chain = chain_make(run, number, canary)
+    sweep = sweep_make(run, number, canary)
     openai_make(run, number, canary)
     conversation = conversation_make(owner, model, run, number, canary)
-    world = World(owner, label, dataset, model, run, job, chain, conversation)
+    world = World(owner, label, dataset, model, run, job, chain, sweep, conversation)
 
     missing = set(owned_models()) - set(world.owned)
     assert not missing, f"tests/world.py makes no row of {missing}"
@@ -136,6 +138,7 @@ class World:
     run: TrainRun
     job: Job
     chain: Chain
+    sweep: Sweep
     conversation: Conversation
 
     @property
@@ -145,6 +148,7 @@ class World:
             BaseModel: self.model,
             TrainRun: self.run,
             Chain: self.chain,
+            Sweep: self.sweep,
             Conversation: self.conversation,
         }
 
@@ -311,6 +315,39 @@ def chain_make(run: TrainRun, number: int, canary: str) -> Chain:
     )
     Stage.objects.create(chain=chain, position=2, **asked)
     return chain
+
+
+def sweep_make(run: TrainRun, number: int, canary: str) -> Sweep:
+    """The train as the first of a sweep, which has stopped there."""
+    sweep = Sweep.objects.create(
+        pk=number,
+        owner=run.owner,
+        name=f"{canary} sweep",
+        status=Sweep.Status.STOPPED,
+        reason=f"{canary} failed",
+        method=run.method,
+        base_model=run.base_model,
+        dataset=run.dataset,
+        evaluation_dataset=run.evaluation_dataset,
+        system_prompt=f"{canary} system prompt",
+        notes=f"{canary} notes",
+        labels=[f"{canary}-label"],
+        space={"learning_rate": {"values": [1e-4, 2e-4]}},
+        metric="eval_loss",
+        search="grid",
+        budget_trains=2,
+    )
+    Trial.objects.create(
+        sweep=sweep,
+        number=1,
+        values={"learning_rate": 1e-4},
+        run=run,
+        began_at=timezone.now(),
+        ended_at=timezone.now(),
+        state=Trial.State.FAILED,
+        reason=f"{canary} error",
+    )
+    return sweep
 
 
 def conversation_make(

@@ -391,7 +391,7 @@ def asks_again(address: str, seconds: float) -> SafeString:
     )
 
 
-# Icon and tint of every status that a train, a chain, a dataset or a model can have.
+# Icon and tint of every status that a train, a chain, a sweep, a dataset or a model can have.
 CHIPS = {
     "queued": ("clock", ""),
     "running": ("", "blue"),
@@ -407,6 +407,8 @@ CHIPS = {
     "draft": ("pencil", ""),
     "succeeded": ("check", "green"),
     "cancelled": ("x", ""),
+    "paused": ("player-pause", "amber"),
+    "pruned": ("circle-minus", ""),
 }
 
 

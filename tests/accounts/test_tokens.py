@@ -35,7 +35,8 @@ API = sorted(
 )
 # What tokens that may train may change.
 AREAS = (
-    *("/api/v1/trains/", "/api/v1/chains/", "/api/v1/datasets/", "/api/v1/models/"),
+    *("/api/v1/trains/", "/api/v1/chains/", "/api/v1/sweeps/", "/api/v1/datasets/"),
+    "/api/v1/models/",
     *("/api/v1/exports/", "/api/v1/jobs/", "/v1/files", "/v1/uploads", "/v1/fine_tuning"),
 )
 # Asking models: for tokens that may do nothing else, and for those that may train.
@@ -72,7 +73,7 @@ def expected(scope, method, path):
     if method == "get" or scope == "all":
         return True
     if scope == "read":
-        return (method, path) == ("post", "/api/v1/trains/plan/")
+        return method == "post" and path in ("/api/v1/trains/plan/", "/api/v1/sweeps/plan/")
     if path.endswith(WHOLE):
         return False
     return method != "delete" and path.startswith((*AREAS, *ASKING))

@@ -14,6 +14,7 @@ from schemathesis.specs.openapi.checks import ignored_auth
 
 from chains.models import Chain, Stage
 from playground.models import Answer, Conversation, Turn
+from sweeps.models import Sweep, Trial
 from tests.fuzz.calls import CHECKS, name_what_is_there
 from tests.training.conftest import make_train  # noqa: F401 - a fixture
 
@@ -40,6 +41,9 @@ def api(alice, make_train, django_capture_on_commit_callbacks):  # noqa: F811
     chains = [
         chain_make(run, status) for run, status in zip(runs, ("draft", "stopped"), strict=True)
     ]
+    sweeps = [
+        sweep_make(run, state) for run, state in zip(runs, ("running", "stopped"), strict=True)
+    ]
     _, token = get_token_model().objects.create(user=alice)
     schema = schemathesis.openapi.from_wsgi(
         "/api/v1/schema/",
@@ -53,6 +57,7 @@ def api(alice, make_train, django_capture_on_commit_callbacks):  # noqa: F811
             "trains": [run.pk for run in runs],
             "jobs": [run.number for run in runs],
             "chains": [chain.pk for chain in chains],
+            "sweeps": [sweep.pk for sweep in sweeps],
             "conversations": [conversation_make(alice).pk],
             "datasets": ["toys"],
             "models": ["tiny"],
@@ -70,6 +75,25 @@ def chain_make(run, status: str) -> Chain:
     Stage.objects.create(position=1, base_model=run.base_model, **asked, **begun)
     Stage.objects.create(position=2, **asked)
     return chain
+
+
+def sweep_make(run, status: str) -> Sweep:
+    """A sweep whose first train is that one."""
+    sweep = Sweep.objects.create(
+        owner=run.owner,
+        name="Rates",
+        status=status,
+        method=run.method,
+        base_model=run.base_model,
+        dataset=run.dataset,
+        space={"learning_rate": {"values": [1e-4, 2e-4]}},
+        metric="eval_loss",
+        search="grid",
+        budget_trains=2,
+    )
+    values = {"learning_rate": 1e-4}
+    Trial.objects.create(sweep=sweep, number=1, values=values, run=run, began_at=timezone.now())
+    return sweep
 
 
 def conversation_make(owner) -> Conversation:
@@ -133,5 +157,11 @@ def test_the_document_names_every_operation_of_the_issue(api):
         "chains/{id}/cancel/",
         "chains/{id}/go-on/",
         "chains/{id}/copy/",
+        "sweeps/",
+        "sweeps/plan/",
+        "sweeps/{id}/",
+        "sweeps/{id}/pause/",
+        "sweeps/{id}/stop/",
+        "sweeps/{id}/continue/",
     }
     assert wanted <= paths

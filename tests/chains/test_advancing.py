@@ -325,7 +325,7 @@ def test_a_person_who_stops_a_train_stops_its_chain(make_chain, alice):
 
 def test_nothing_that_a_running_chain_needs_is_deleted(make_chain, alice, pairs):
     chain = make_chain()
-    with pytest.raises(UserError, match="chain that runs"):
+    with pytest.raises(UserError, match="chain or sweep that runs"):
         dataset_delete(dataset=pairs, by=alice)
     train_end(run_of(chain))
     advance(chain)
@@ -333,7 +333,7 @@ def test_nothing_that_a_running_chain_needs_is_deleted(make_chain, alice, pairs)
     with pytest.raises(UserError, match="chain that runs"):
         train_delete(run=run_of(chain), by=alice)
     model = model_of(chain)
-    said = f"A chain that runs stands on {model.title}. Cancel the chain first."
+    said = f"A chain or sweep that runs stands on {model.title}. End it first."
     assert in_use_text(model, alice) == said
     with pytest.raises(UserError) as refused:
         model_delete(model=model, by=alice)

@@ -57,7 +57,7 @@ def test_a_reward_model_of_a_stage_to_come_stays(caller, make_chain, scorer, ali
         train_delete(run=scorer, by=alice)
 
     dialog = page(caller, f"/trains/{scorer.pk}/").select_one("#delete-dialog")
-    assert "Cancel the chain first." in dialog.get_text(" ")
+    assert "End it first." in dialog.get_text(" ")
     assert dialog.select_one("form") is None
     assert TrainRun.objects.filter(pk=scorer.pk).exists()
 

@@ -32,7 +32,7 @@ def text(caller, path: str) -> str:
 
 def test_a_chain_is_made_by_forms_and_run(caller, pairs):
     form = page(caller, "/trains/new/lora/")
-    (button,) = form.select("button[formaction]")
+    (button,) = form.select("button[formaction][data-run]")
     assert button["formaction"] == "/chains/new/lora/"
 
     answer = caller.post(button["formaction"], filled(name="first"))
@@ -315,4 +315,4 @@ def test_the_page_of_a_model_says_that_a_chain_needs_it(caller, make_chain):
     train_end(run_of(chain))
     advance(chain)
     model = stages(chain)[0].model
-    assert "A chain that runs stands on" in text(caller, f"/models/{model.pk}/")
+    assert "A chain or sweep that runs stands on" in text(caller, f"/models/{model.pk}/")

@@ -21,6 +21,7 @@ FLOORS = {
     "exports": 6,
     "training": 7,
     "chains": 8,
+    "sweeps": 8,
     "serving": 9,
     "playground": 10,
     "openai_api": 10,

@@ -54,8 +54,10 @@ PARTS_OF_PEOPLE = (
     "models",
     "jobs",
     "chains",
+    "sweeps",
     "playground",
     "api/v1/chains",
+    "api/v1/sweeps",
     "api/v1/conversations",
     "api/v1/jobs",
     "api/v1/trains",
@@ -85,6 +87,8 @@ QUERIES = (
     "/models/?owner=alice",
     "/jobs/?owner=alice",
     "/chains/?owner=alice",
+    "/sweeps/?owner=alice",
+    f"/sweeps/new/lora/?sweep={NUMBER}",
     "/playground/conversations/?owner=alice",
     f"/playground/?target=train-{NUMBER}",
     f"/playground/?targets=model-{NUMBER},export-{NUMBER}",
@@ -95,6 +99,7 @@ QUERIES = (
         for kind in ("model", "train", "export")
     ),
     "/api/v1/chains/?owner=alice",
+    "/api/v1/sweeps/?owner=alice",
     "/api/v1/jobs/?owner=alice",
     "/api/v1/trains/?owner=alice",
     f"/api/v1/trains/compare/?ids={NUMBER},{NUMBER + 1}",
@@ -104,6 +109,12 @@ QUERIES = (
 # They make something of the reader's own.
 COPIES = ("api-train-copy", "api-chain-copy")
 INGREDIENTS = {"method": "lora", "base_model": NUMBER, "dataset": NUMBER}
+SPACE = {"learning_rate": {"values": [1e-4, 2e-4]}}
+SEVERAL = {
+    "learning_rate": "1e-4",
+    "sweep-learning_rate-mode": "values",
+    "sweep-learning_rate": "2e-4",
+}
 BODIES: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("/api/v1/trains/", INGREDIENTS, "application/json"),
     ("/api/v1/trains/plan/", INGREDIENTS, "application/json"),
@@ -112,6 +123,10 @@ BODIES: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("/trains/new/lora/plan/", INGREDIENTS | {"branched_from": NUMBER}, "form"),
     ("/trains/new/grpo/try/", INGREDIENTS, "form"),
     ("/chains/new/lora/", INGREDIENTS, "form"),
+    ("/sweeps/new/lora/", INGREDIENTS | SEVERAL, "form"),
+    ("/sweeps/new/lora/plan/", INGREDIENTS | SEVERAL, "form"),
+    ("/api/v1/sweeps/", INGREDIENTS | {"space": SPACE}, "application/json"),
+    ("/api/v1/sweeps/plan/", INGREDIENTS | {"space": SPACE}, "application/json"),
     ("/api/v1/chains/", {"stages": [INGREDIENTS, INGREDIENTS]}, "application/json"),
     (
         "/api/v1/conversations/",
@@ -435,6 +450,8 @@ def test_operators_open_every_page_of_the_administration_that_is_theirs(client, 
         f"/admin/training/trainrun/{NUMBER}/change/",
         "/admin/chains/chain/",
         f"/admin/chains/chain/{NUMBER}/change/",
+        "/admin/sweeps/sweep/",
+        f"/admin/sweeps/sweep/{NUMBER}/change/",
         "/admin/playground/conversation/",
         f"/admin/playground/conversation/{NUMBER}/change/",
         "/admin/jobs/notice/",

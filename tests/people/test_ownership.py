@@ -47,6 +47,7 @@ def test_whatever_has_an_owner_is_owned():
         "methods",
         "training",
         "chains",
+        "sweeps",
         "playground",
         "people",
         "accounts",
@@ -135,6 +136,7 @@ ADDRESSES = {
     "BaseModel": "models",
     "TrainRun": "trains",
     "Chain": "chains",
+    "Sweep": "sweeps",
     "Conversation": "conversations",
 }
 # Where pages have another address than the API.

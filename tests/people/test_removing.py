@@ -16,6 +16,7 @@ from jobs.models import Notice
 from openai_api.models import File, FineTuningJob, Upload
 from people.models import PersonRemoval
 from people.removing import person_remove, removals_finish
+from sweeps.models import Sweep
 from tests.people.test_ownership import give
 from tests.world import CANARY, TRIAL, token_make
 from training.models import TrainRun
@@ -46,7 +47,7 @@ def folders(world) -> list[bool]:
 def test_it_asks_what_happens_to_what_somebody_has(world, olga):
     with pytest.raises(
         UserError,
-        match=r"alice has 1 dataset, 1 base model, 1 train, 1 chain and 1 conversation\. Say who gets them",
+        match=r"alice has 1 dataset, 1 base model, 1 train, 1 chain, 1 sweep and 1 conversation\. Say who gets them",
     ):
         person_remove(person=world.owner, by=olga)
     world.owner.refresh_from_db()
@@ -88,6 +89,7 @@ def test_deleted_everything_goes_with_its_files(
         "BaseModel": [],
         "TrainRun": [],
         "Chain": [],
+        "Sweep": [],
         "Conversation": [],
     }
     assert folders(world) == [False, False, False, False]
@@ -154,6 +156,7 @@ def test_trains_are_stopped_before_their_files_go_and_nobody_sees_anything_meanw
         "BaseModel": [],
         "TrainRun": [],
         "Chain": [],
+        "Sweep": [],
         "Conversation": [],
     }
     assert not run.directory.exists()
@@ -237,6 +240,7 @@ def test_what_others_use_can_go_to_somebody_while_the_rest_is_deleted(
         "BaseModel": ["carol"],
         "TrainRun": ["bob"],
         "Chain": [],
+        "Sweep": [],
         "Conversation": [],
     }
     assert folders(world) == [True, True, False, False]
@@ -294,6 +298,7 @@ class TestApi:
             "base models": 1,
             "trains": 1,
             "chains": 1,
+            "sweeps": 1,
             "conversations": 1,
         }
         assert rows["alice"]["removal"] is None
@@ -374,7 +379,7 @@ class TestAdministration:
         client.force_login(otto)
         address = f"{self.LIST}{world.owner.pk}/delete/"
         assert (
-            "has 1 dataset, 1 base model, 1 train, 1 chain and 1 conversation"
+            "has 1 dataset, 1 base model, 1 train, 1 chain, 1 sweep and 1 conversation"
             in client.get(address).content.decode()
         )
         assert "Choose who gets it" in client.post(address, {"what": "hand_over"}).content.decode()
@@ -414,6 +419,7 @@ class TestAdministration:
             "BaseModel": [],
             "TrainRun": [],
             "Chain": [],
+            "Sweep": [],
             "Conversation": [],
         }
 
@@ -493,6 +499,35 @@ def test_what_a_chain_of_somebody_else_needs_is_kept(world, bob, carol, olga, fi
     assert removed is None
     row.refresh_from_db()
     assert row.owner == carol
+
+
+@pytest.mark.parametrize("field", ["base_model", "dataset", "evaluation_dataset"])
+@pytest.mark.parametrize("status", ["running", "paused", "stopped", "succeeded"])
+def test_what_a_sweep_of_somebody_else_needs_is_kept(world, bob, olga, field, status):
+    row = world.dataset if "dataset" in field else world.model
+    space = {"learning_rate": {"values": [1e-4, 2e-4]}}
+    made = {"space": space, "metric": "eval_loss", "search": "grid", "budget_trains": 2}
+    sweep = Sweep.objects.create(owner=bob, name="Bobs", status=status, **made, **{field: row})
+    if status == "succeeded":
+        assert person_remove(person=world.owner, by=olga, delete_data=True) is None
+        sweep.refresh_from_db()
+        assert getattr(sweep, field) is None
+        return
+
+    with pytest.raises(UserError, match="is used by Bobs of bob"):
+        person_remove(person=world.owner, by=olga, delete_data=True)
+    assert User.objects.get(pk=world.owner.pk).is_active
+
+
+def test_a_sweep_starts_nothing_more_for_somebody_who_goes(world, olga):
+    Sweep.objects.update(status=Sweep.Status.RUNNING)
+    TrainRun.objects.update(status=Status.RUNNING)
+    person_remove(person=world.owner, by=olga, delete_data=True)
+    assert Sweep.objects.get().status == Sweep.Status.STOPPED
+    TrainRun.objects.update(status=Status.FINISHED)
+    reconcile()
+    assert not Sweep.objects.exists()
+    assert not User.objects.filter(username="alice").exists()
 
 
 def test_a_chain_that_needs_nothing_any_more_keeps_nothing(world, bob, olga):

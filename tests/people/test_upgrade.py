@@ -90,6 +90,7 @@ def test_nothing_is_lost_and_only_what_came_with_the_platform_is_shared(upgraded
         "BaseModel": 3,
         "TrainRun": 2,
         "Chain": 0,
+        "Sweep": 0,
         "Conversation": 0,
     }
     assert state["shared"] == ["smollm2-135m-instruct"]
@@ -102,6 +103,7 @@ def test_what_deleted_accounts_left_is_no_longer_everybodys(upgraded):
         "BaseModel": ["-", "alice"],
         "TrainRun": ["alice"],
         "Chain": [],
+        "Sweep": [],
         "Conversation": [],
     }
     assert "Dataset: 1 without an owner" in said
@@ -115,6 +117,7 @@ def test_staff_keeps_what_it_did(upgraded):
         "BaseModel": 3,
         "TrainRun": 2,
         "Chain": 0,
+        "Sweep": 0,
         "Conversation": 0,
     }
     assert state["queue"]

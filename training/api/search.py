@@ -26,7 +26,9 @@ class HitSerializer(serializers.Serializer[Any]):
 
 
 class HitGroupSerializer(serializers.Serializer[Any]):
-    kind = serializers.CharField(help_text="trains, datasets, models, methods, chains or pages.")
+    kind = serializers.CharField(
+        help_text="trains, datasets, models, methods, chains, sweeps or pages."
+    )
     title = serializers.CharField()
     hits = HitSerializer(many=True)
     more = serializers.CharField(
@@ -47,7 +49,7 @@ class SearchView(APIView):
         operation_id="v1_search",
     )
     def get(self, request: Request) -> Response:
-        """Search trains, datasets, models, methods, chains and pages. A few of each kind, the best
+        """Search trains, datasets, models, methods, chains, sweeps and pages. A few of each kind, the best
         first."""
         text = request.query_params.get("q", "")
         if "\x00" in text or len(text) > LONGEST_QUERY:

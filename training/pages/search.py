@@ -57,6 +57,13 @@ def search_also(source: Callable[[User, str], HitGroup]) -> None:
 PAGES: tuple[tuple[str, str, str, str, bool], ...] = (
     ("Model Training", "activity", "training:list", "trains runs list home", False),
     ("Chains", "link", "chains:list", "chains stages gates several", False),
+    (
+        "Sweeps",
+        "adjustments-horizontal",
+        "sweeps:list",
+        "sweeps hyperparameters search values tune best",
+        False,
+    ),
     ("Start a New Train", "plus", "training:new", "new train fine-tune run create", False),
     ("Queue", "list-details", "training:queue", "waiting line position pause order", False),
     (

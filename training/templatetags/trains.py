@@ -42,7 +42,7 @@ ENTRIES = (
     ("API", "api", "api-docs", ""),
 )
 # Pages that no entry's address leads to, and the entry that they belong to.
-ELSEWHERE = {"chains:": "training:list", "exports:": "models:list"}
+ELSEWHERE = {"chains:": "training:list", "sweeps:": "training:list", "exports:": "models:list"}
 # Each with the permission that it takes, "" for the flag of staff.
 OPERATORS = (
     ("Serving", "server", "serving:serving", "For operators", "jobs.view_devicepolicy"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.templatetags import display
 from core.text import counted
-from engine.schema.registry import Objective
+from engine.schema.registry import REWARD, Objective
 from jobs.durations import run_seconds
 from training.models import TrainRun
 from training.train.judgement import FEWEST_HELD_OUT_ROWS
@@ -174,6 +174,17 @@ OF_LOSS = (
     "undesirable_weight",
 )
 OF_REWARD = ("rewards", "max_prompt_tokens", "max_completion_tokens")
+
+
+def settings_of_measure(metric: str, *, own_split: bool) -> frozenset[str]:
+    """Names of settings beside which values of `metric` say nothing about each other where they
+    differ. own_split: whether the rows that it is measured on are a share of the train's own."""
+    names: set[str] = set()
+    if own_split and metric.startswith("eval_"):
+        names.update(HELD_OUT)
+
+    names.update(OF_REWARD if metric in (REWARD.train, REWARD.evaluation) else OF_LOSS)
+    return frozenset(names)
 
 
 def measured_alike(trains: list[TrainRun]) -> bool:

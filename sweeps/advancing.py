@@ -1,0 +1,433 @@
+"""How a sweep goes on: what became of its trains, which are worth no more steps, and the next ones.
+
+Everything follows from what the database says, so that a sweep is asked again and again (every few
+seconds, by the house-keeping) and whoever is killed in the middle leaves nothing half done: each
+step is one transaction. The sweep's row is locked meanwhile, so that no combination is chosen
+twice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import DatabaseError, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from core.errors import UserError
+from core.templatetags.display import ordinal
+from core.text import counted
+from jobs.devices.presence import worker_state
+from sweeps.models import Sweep, Trial
+from sweeps.notices import sweep_notify
+from sweeps.progress import (
+    may_have_news,
+    past_of,
+    scale_of,
+    sweep_fields,
+    sweep_plan,
+    trial_points,
+    trial_seconds,
+)
+from sweeps.ranking import number
+from sweeps.services import owner_of, trials_halt
+from sweeps.study import Decision, Plan, importance_ask, prune_ask, values_ask
+from training.models import TrainRun
+from training.train.metrics import metric_result, metric_title
+from training.train.services import train_create, train_stop
+from training.work.queue import may_manage_queue
+
+logger = logging.getLogger("deepextension.sweeps")
+
+Status = Sweep.Status
+State = Trial.State
+RunStatus = TrainRun.Status
+
+# So many failures in a row are no accident of one combination.
+MOST_FAILURES = 3
+HOUR_SECONDS = 3600
+# In one round; the rest comes with the next.
+MOST_STEPS = 500
+# What a start refuses for its values, though it is no setting: such a combination has failed.
+OF_VALUES = ("memory",)
+
+
+def sweeps_advance() -> None:
+    """Let every sweep go on as far as it can. What goes wrong with one does not hold up others."""
+    unfinished = Q(status__in=Sweep.ACTIVE) | Q(trials__state=State.OPEN)
+    ids = Sweep.objects.filter(unfinished).order_by("pk").values_list("pk", flat=True).distinct()
+    for pk in ids:
+        try:
+            sweep_advance(pk)
+        except DatabaseError:
+            raise
+        except Exception:
+            logger.exception("sweep %s could not go on", pk)
+
+
+def sweep_advance(pk: int) -> None:
+    """Let a sweep go on as far as it can. May be repeated, interrupted anywhere and called twice at
+    the same time."""
+    goes_on = True
+    for _ in range(MOST_STEPS):
+        if not goes_on:
+            return
+
+        with transaction.atomic():
+            sweep = Sweep.objects.select_for_update(of=("self",)).filter(pk=pk).first()
+            goes_on = sweep is not None and _step(sweep)
+
+
+def _step(sweep: Sweep) -> bool:
+    """Do the next thing. Returns whether there may be more to do at once."""
+    trials = list(sweep.trials.select_related("run__method", "run__owner"))
+    if _results_take(sweep, trials):
+        return True
+    if not sweep.is_active:
+        return False
+
+    try:
+        if _losers_prune(sweep, trials):
+            return True
+        if reason := _failures_text(sweep, trials):
+            return _stop(sweep, trials, reason)
+
+        return sweep.status == Status.RUNNING and _go_on(sweep, trials)
+    except UserError as refusal:
+        # Its method has changed: it no longer has what the sweep changes.
+        return _stop(sweep, trials, f"It cannot go on: {refusal.message}")
+
+
+# Results
+
+
+def _results_take(sweep: Sweep, trials: Sequence[Trial]) -> bool:
+    """Record what became of trains that have ended, or were resumed by a person. Returns whether
+    there was any."""
+    changed = [trial for trial in trials if trial.began_at is not None and _took(sweep, trial)]
+    if any(trial.state == State.COMPLETE for trial in changed):
+        _importance_take(sweep)
+
+    return bool(changed)
+
+
+def _took(sweep: Sweep, trial: Trial) -> bool:
+    run = trial.run
+    if run is None:
+        return trial.state == State.OPEN and _end(trial, State.STOPPED, "Its train was deleted.")
+
+    if run.owner_id != sweep.owner_id:
+        reason = "Its train belongs to somebody else now."
+        return trial.state == State.OPEN and _end(trial, State.STOPPED, reason)
+    if trial.state == State.OPEN:
+        return run.ended and _result_take(sweep, trial, run)
+
+    if trial.state == State.COMPLETE:
+        return False
+    if run.status == RunStatus.FINISHED:
+        # It had finished before its stop, or a person has resumed it.
+        return trial.state != State.FAILED and _result_take(sweep, trial, run)
+
+    is_resumed = run.status in (RunStatus.QUEUED, RunStatus.RUNNING)
+    return is_resumed and sweep.is_active and _open_again(trial)
+
+
+def _open_again(trial: Trial) -> bool:
+    """A person resumed its train, which is not pruned a second time."""
+    return _write(trial, state=State.OPEN, reason="", ended_at=None, is_resumed=True)
+
+
+def _result_take(sweep: Sweep, trial: Trial, run: TrainRun) -> bool:
+    if run.status == RunStatus.STOPPED:
+        return _end(trial, State.STOPPED, "", sweep)
+    if run.status == RunStatus.FAILED:
+        return _end(trial, State.FAILED, run.error or "It failed.", sweep)
+
+    value = metric_result(run, sweep.metric)
+    if value is None:
+        title = metric_title(sweep.metric)
+        return _end(trial, State.FAILED, f"It reported no {title}.", sweep)
+
+    return _end(trial, State.COMPLETE, "", sweep, value=value)
+
+
+def _end(
+    trial: Trial, state: State, reason: str, sweep: Sweep | None = None, **values: Any
+) -> bool:
+    """Write how a trial ended, with what is needed of its train when that is deleted."""
+    if sweep is not None and trial.run is not None:
+        values |= {
+            "reports": trial_points(trial, sweep.metric) or trial.reports,
+            "total_steps": trial.run.total_steps,
+            "seconds": trial_seconds(trial),
+        }
+
+    return _write(trial, state=state, reason=reason, ended_at=timezone.now(), **values)
+
+
+def _write(trial: Trial, **values: Any) -> bool:
+    Trial.objects.filter(pk=trial.pk).update(**values)
+    for name, value in values.items():
+        setattr(trial, name, value)
+
+    return True
+
+
+def _importance_take(sweep: Sweep) -> None:
+    trials = list(sweep.trials.select_related("run"))
+    try:
+        shares = importance_ask(sweep_plan(sweep), past_of(sweep, trials))
+    except UserError:
+        return
+
+    Sweep.objects.filter(pk=sweep.pk).update(importance=shares)
+
+
+# Pruning
+
+
+def _losers_prune(sweep: Sweep, trials: Sequence[Trial]) -> bool:
+    """Ask the pruner about every report that is new. Returns whether a train was stopped."""
+    if sweep.pruner == Sweep.Pruner.NONE:
+        return False
+
+    for index, trial in enumerate(trials):
+        run = trial.run
+        if trial.state != State.OPEN or trial.is_resumed or run is None:
+            continue
+        if run.status == RunStatus.RUNNING and _is_pruned(sweep, trials, index, run):
+            return True
+
+    return False
+
+
+def _is_pruned(sweep: Sweep, trials: Sequence[Trial], index: int, run: TrainRun) -> bool:
+    trial = trials[index]
+    if not may_have_news(trial, sweep.metric):
+        return False
+
+    points = trial_points(trial, sweep.metric)
+    new = [step for step, _ in points if step > trial.judged_step]
+    if not new:
+        return False
+
+    plan = sweep_plan(sweep)
+    scale = scale_of(sweep, trials)
+    for step in new:
+        # Anew each time: what the pruner left on this trial counts for the next question.
+        past = past_of(sweep, trials)
+        decision = prune_ask(plan, past, index, scale.place(step, run.total_steps))
+        _write(trial, judged_step=step, marks=decision.marks)
+        if decision.is_pruned:
+            until_now = [value for at, value in points if at <= step]
+            reason = _pruned_text(sweep, plan, step, until_now, decision)
+            _prune(sweep, trial, run, reason)
+            return True
+
+    return False
+
+
+def _pruned_text(
+    sweep: Sweep, plan: Plan, step: int, values: Sequence[float], decision: Decision
+) -> str:
+    """Pruned: at step 40 its eval loss 2.31 was above the median 1.9 of 5 trains."""
+    value = values[-1]
+    best = ""
+    if sweep.pruner != Sweep.Pruner.HALVING:
+        # A median is compared with the best value so far.
+        value = max(values) if plan.maximize else min(values)
+        best = "best " if value != values[-1] else ""
+
+    title = metric_title(sweep.metric)
+    text = f"Pruned: at step {step:,} its {best}{title} {number(value)}"
+    if decision.bound is None:
+        return f"{text} was not good enough."
+
+    bound = number(decision.bound)
+    of = counted(decision.others, "train")
+    if sweep.pruner == Sweep.Pruner.HALVING:
+        return (
+            f"{text} was not among the best third of {of} that came so far, which ends at {bound}."
+        )
+
+    side = "below" if plan.maximize else "above"
+    if sweep.pruner == Sweep.Pruner.MEDIAN:
+        return f"{text} was {side} the median {bound} of {of}."
+
+    percentile = ordinal(100 - sweep.percentile if plan.maximize else sweep.percentile)
+    return f"{text} was {side} the {percentile} percentile, {bound}, of {of}."
+
+
+def _prune(sweep: Sweep, trial: Trial, run: TrainRun, reason: str) -> None:
+    """The ordinary stop, which saves what was learned."""
+    _end(trial, State.PRUNED, reason, sweep)
+    train_stop(run=run, by=owner_of(run))
+    logger.info("sweep %s, train %s: %s", sweep.pk, run.pk, reason)
+
+
+# The end
+
+
+def _failures_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
+    """Why a sweep stops whose last trains have all failed, or nothing."""
+    counting = (State.COMPLETE, State.PRUNED, State.FAILED)
+    since = sweep.failures_from or sweep.created_at
+    ended = [
+        (trial.ended_at, trial.number, trial)
+        for trial in trials
+        if trial.state in counting and trial.ended_at is not None and trial.ended_at > since
+    ]
+    last = [trial for _, _, trial in sorted(ended)[-MOST_FAILURES:]]
+    if len(last) < MOST_FAILURES or any(trial.state != State.FAILED for trial in last):
+        return ""
+
+    newest = last[-1]
+    which = f"#{newest.run_id}" if newest.run_id else f"number {newest.number}"
+    return f"{MOST_FAILURES} trains in a row have failed. The last one, {which}: {newest.reason}"
+
+
+def _stop(sweep: Sweep, trials: Sequence[Trial], reason: str) -> bool:
+    """It waits for a person now, who can let it go on."""
+    if sweep.transition(Status.STOPPED, reason=reason):
+        logger.info("sweep %s has stopped: %s", sweep.pk, reason)
+        trials_halt(sweep, [trial for trial in trials if trial.state == State.OPEN])
+        sweep_notify(sweep)
+
+    # Those that waited have ended with that.
+    return True
+
+
+def _succeed(sweep: Sweep, reason: str) -> bool:
+    if sweep.transition(Status.SUCCEEDED, reason=reason):
+        logger.info("sweep %s has ended: %s", sweep.pk, reason)
+        sweep_notify(sweep)
+
+    return False
+
+
+# The next train
+
+
+def _go_on(sweep: Sweep, trials: Sequence[Trial]) -> bool:
+    """Start the train of a combination that was chosen, or choose the next."""
+    running = [trial for trial in trials if trial.state == State.OPEN]
+    if _hours_are_spent(sweep, trials):
+        reason = f"Its budget of {hours_text(sweep.budget_hours or 0)} is used up."
+        return _withdraw(running) or (not running and _succeed(sweep, reason))
+
+    chosen = [trial for trial in running if trial.began_at is None]
+    if chosen:
+        return _begin(sweep, trials, chosen[0])
+    if len(trials) >= sweep.budget_trains:
+        reason = f"It has made its {counted(sweep.budget_trains, 'train')}."
+        return not running and _succeed(sweep, reason)
+
+    if len(running) >= _ahead(sweep):
+        return False
+    if trials and worker_state().device is None:
+        # What a train may ask for depends on its device, and nobody is there to ask.
+        return False
+
+    values = values_ask(sweep_plan(sweep), past_of(sweep, trials))
+    if values is None:
+        return not running and _succeed(sweep, "Every combination was tried.")
+
+    Trial.objects.create(sweep=sweep, number=len(trials) + 1, values=values)
+    return True
+
+
+def _hours_are_spent(sweep: Sweep, trials: Sequence[Trial]) -> bool:
+    if sweep.budget_hours is None:
+        return False
+
+    seconds = sum(trial_seconds(trial) for trial in trials)
+    return seconds >= sweep.budget_hours * HOUR_SECONDS
+
+
+def hours_text(hours: float) -> str:
+    return "1 hour" if hours == 1 else f"{hours:g} hours"
+
+
+def _withdraw(running: Sequence[Trial]) -> bool:
+    """Take trains that have not begun out of the queue; those that run go on to their end. Returns
+    whether there was any."""
+    withdrawn = False
+    for trial in running:
+        run = trial.run
+        if trial.began_at is None:
+            reason = "The budget was used up before it began."
+            withdrawn = _end(trial, State.STOPPED, reason)
+        elif run is not None and run.status == RunStatus.QUEUED and run.first_started_at is None:
+            train_stop(run=run, by=owner_of(run))
+            withdrawn = True
+
+    return withdrawn
+
+
+def _ahead(sweep: Sweep) -> int:
+    """How many of its trains may wait or run at once. A search that learns chooses with every
+    result that there can be; the others have one more ready, so that no device waits for the
+    house-keeping."""
+    workers = max(1, worker_state().workers)
+    return workers if sweep.search == Sweep.Search.TPE else workers + 1
+
+
+def _begin(sweep: Sweep, trials: Sequence[Trial], trial: Trial) -> bool:
+    """Queue the train of a combination. One that no train can have has failed; where it is not the
+    combination that is refused, the sweep stops."""
+    try:
+        run, _ = train_create(**_train_values(sweep, trial))
+    except UserError as refusal:
+        if refusal.fields and set(refusal.fields) <= {*sweep_fields(sweep), *OF_VALUES}:
+            return _end(trial, State.FAILED, refusal.message) and _write(
+                trial, began_at=timezone.now()
+            )
+
+        reason = f"Train {trial.number} cannot start: {refusal.message}"
+        return _stop(sweep, trials, reason)
+
+    return _write(trial, run=run, began_at=timezone.now())
+
+
+def _train_values(sweep: Sweep, trial: Trial) -> dict[str, Any]:
+    """What training.train.services.train_create takes. Raises UserError for what is gone, or not the
+    owner's to use any more."""
+    owner = sweep.owner
+    if owner is None:
+        raise UserError("The sweep belongs to nobody.")
+    if sweep.method is None:
+        raise UserError("Its method was deleted.")
+
+    for row, word in (
+        (sweep.base_model, "base model"),
+        (sweep.dataset, "dataset"),
+        (sweep.evaluation_dataset, "evaluation dataset"),
+    ):
+        if row is None and word == "evaluation dataset":
+            continue
+        if row is None:
+            raise UserError(f"Its {word} was deleted.")
+        if not type(row).objects.visible_to(owner).filter(pk=row.pk).exists():
+            raise UserError(f"Its {word} is no longer shared. Share it again, then continue.")
+
+    priority = sweep.priority
+    if not may_manage_queue(owner):
+        # It may have been handed over to somebody who cannot give a high one.
+        priority = min(priority, TrainRun.Priority.NORMAL)
+
+    return {
+        "owner": owner,
+        "name": f"{sweep.name} {trial.number}",
+        "method": sweep.method,
+        "base_model": sweep.base_model,
+        "dataset": sweep.dataset,
+        "evaluation_dataset": sweep.evaluation_dataset,
+        "parameters": sweep.parameters | trial.values,
+        "system_prompt": sweep.system_prompt,
+        "notes": sweep.notes,
+        "labels": sweep.labels,
+        "priority": priority,
+        "starts_after": sweep.starts_after,
+        "continue_adapter": sweep.continue_adapter,
+    }

@@ -1,0 +1,229 @@
+"""Sweeps: one form with several values, trained as one train for each combination that is tried.
+
+The life of a sweep, and its only writer of status, Sweep.transition:
+
+    running <-> paused
+    running | paused -> succeeded | stopped
+    stopped -> running
+
+Glossary:
+
+axis          A setting that differs from train to train, with its values or its range.
+trial         One combination that was chosen, and its train.
+report        A value of the metric at a step, by which a pruner compares trains that still run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.db import models
+from django.db.models import ProtectedError
+from django.urls import reverse
+from django.utils import timezone
+
+from core.ownership import Owned, OwnedQuerySet
+from datasets_app.models import Dataset
+from jobs.models import IllegalTransition
+from methods.models import TrainingMethod
+from models_app.models import BaseModel
+from training.models import TrainRun
+
+
+def protect_while_it_runs(collector: Any, field: Any, sweeps: Any, using: str) -> None:
+    """An on_delete: what a sweep that runs or is paused is made of cannot be deleted. Others forget
+    it."""
+    active = {sweep for sweep in sweeps if sweep.status in Sweep.ACTIVE}
+    if active:
+        raise ProtectedError("A sweep that runs is made of it.", active)
+
+    models.SET_NULL(collector, field, sweeps, using)
+
+
+class SweepQuerySet(OwnedQuerySet["Sweep"]):
+    def active(self) -> SweepQuerySet:
+        return self.filter(status__in=Sweep.ACTIVE)
+
+    def with_related(self) -> SweepQuerySet:
+        trials = Trial.objects.select_related("run__method")
+        return self.select_related(
+            "owner", "method", "base_model", "dataset", "evaluation_dataset", "starts_after"
+        ).prefetch_related(models.Prefetch("trials", trials))
+
+
+class Sweep(Owned):
+    """What all its trains share, what differs between them, and how the next one is chosen."""
+
+    class Status(models.TextChoices):
+        RUNNING = "running", "Running"
+        PAUSED = "paused", "Paused"
+        SUCCEEDED = "succeeded", "Succeeded"
+        STOPPED = "stopped", "Stopped"
+
+    class Search(models.TextChoices):
+        GRID = "grid", "Every combination"
+        RANDOM = "random", "At random"
+        TPE = "tpe", "TPE: learns from the results"
+
+    class Pruner(models.TextChoices):
+        NONE = "none", "None"
+        MEDIAN = "median", "Median"
+        PERCENTILE = "percentile", "Percentile"
+        HALVING = "halving", "Successive halving"
+
+    TRANSITIONS: ClassVar = {
+        Status.RUNNING: {Status.PAUSED, Status.SUCCEEDED, Status.STOPPED},
+        Status.PAUSED: {Status.RUNNING, Status.SUCCEEDED, Status.STOPPED},
+        Status.SUCCEEDED: set(),
+        Status.STOPPED: {Status.RUNNING},
+    }
+
+    # It may still ask for trains, or look at those that run.
+    ACTIVE: ClassVar = (Status.RUNNING, Status.PAUSED)
+    # What it is made of is still needed.
+    OPEN: ClassVar = (*ACTIVE, Status.STOPPED)
+
+    name = models.CharField(max_length=100)
+    # Written by transition() alone.
+    status = models.CharField(
+        max_length=10, choices=Status.choices, default=Status.RUNNING, db_index=True
+    )
+    reason = models.TextField(blank=True, help_text="Why it stopped or ended, for people.")
+
+    # What its trains share.
+    method = models.ForeignKey(TrainingMethod, protect_while_it_runs, null=True, related_name="+")
+    base_model = models.ForeignKey(BaseModel, protect_while_it_runs, null=True, related_name="+")
+    dataset = models.ForeignKey(Dataset, protect_while_it_runs, null=True, related_name="+")
+    evaluation_dataset = models.ForeignKey(
+        Dataset, protect_while_it_runs, null=True, blank=True, related_name="+"
+    )
+    parameters = models.JSONField(default=dict, help_text="As they were given, without the axes.")
+    system_prompt = models.TextField(blank=True)
+    notes = models.TextField(blank=True)
+    labels = models.JSONField(default=list, blank=True)
+    continue_adapter = models.BooleanField(default=False)
+    priority = models.SmallIntegerField(
+        choices=TrainRun.Priority.choices, default=TrainRun.Priority.NORMAL
+    )
+    starts_after = models.ForeignKey(
+        TrainRun,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="Its first trains start once that finished.",
+    )
+
+    # What differs, and how the next is chosen.
+    space = models.JSONField(
+        help_text='{parameter: {"values": […]} or {"low", "high", "scale": "linear" or "log"}}'
+    )
+    metric = models.CharField(max_length=80)
+    search = models.CharField(max_length=10, choices=Search.choices)
+    pruner = models.CharField(max_length=10, choices=Pruner.choices, default=Pruner.NONE)
+    percentile = models.PositiveSmallIntegerField(
+        default=25, help_text="Of the pruner of that name: the best so many per cent go on."
+    )
+    budget_trains = models.PositiveIntegerField(help_text="At most so many trains.")
+    budget_hours = models.FloatField(
+        null=True, blank=True, help_text="No further train once all together ran so long."
+    )
+    seed = models.PositiveBigIntegerField(default=0, help_text="Of the search, not of the trains.")
+
+    # How it stands.
+    importance = models.JSONField(
+        default=dict, help_text="{parameter: share}, empty with too few trains."
+    )
+    failures_from = models.DateTimeField(
+        null=True, blank=True, help_text="Trains that failed before do not stop it again."
+    )
+    idempotency_key = models.CharField(  # noqa: DJ001 - unique where there is one
+        max_length=200, null=True, blank=True, editable=False
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    objects = SweepQuerySet.as_manager()
+
+    class Meta(Owned.Meta):
+        ordering: ClassVar = ["-pk"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["owner", "idempotency_key"], name="sweeps_one_per_idempotency_key"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("sweeps:detail", args=[self.pk])
+
+    @property
+    def is_active(self) -> bool:
+        return self.status in self.ACTIVE
+
+    def transition(self, to: Status, **values: Any) -> bool:
+        """Change the status to `to` and write `values` with it, in one conditional write. Returns
+        whether this caller did. Raises IllegalTransition for a change that there is not."""
+        if to not in self.TRANSITIONS[self.Status(self.status)]:
+            raise IllegalTransition(f"A sweep cannot go from {self.status} to {to}.")
+
+        ended = None if to in self.ACTIVE else timezone.now()
+        values |= {"status": to, "ended_at": ended}
+        won = Sweep.objects.filter(pk=self.pk, status=self.status).update(**values) == 1
+        if won:
+            for name, value in values.items():
+                setattr(self, name, value)
+
+        return won
+
+
+class Trial(models.Model):
+    """One combination of a sweep, and what became of its train.
+
+    Its result is kept here too, so that the search knows it when the train was deleted."""
+
+    class State(models.TextChoices):
+        OPEN = "open", "Under way"
+        COMPLETE = "complete", "Succeeded"
+        PRUNED = "pruned", "Pruned"
+        FAILED = "failed", "Failed"
+        STOPPED = "stopped", "Stopped"
+
+    sweep = models.ForeignKey(Sweep, models.CASCADE, related_name="trials")
+    number = models.PositiveIntegerField(help_text="1 for the first.")
+    values = models.JSONField(help_text="{parameter: value} of this train alone.")
+    run = models.OneToOneField(
+        TrainRun, models.SET_NULL, null=True, blank=True, related_name="trial"
+    )
+    asked_at = models.DateTimeField(auto_now_add=True)
+    began_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its train joined the queue."
+    )
+    ended_at = models.DateTimeField(null=True, blank=True)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
+    reason = models.TextField(blank=True, help_text="Why it was pruned or failed, for people.")
+    value = models.FloatField(null=True, blank=True, help_text="Of the sweep's metric.")
+    reports = models.JSONField(default=list, help_text="[[step, value]] of the metric, once ended.")
+    total_steps = models.BigIntegerField(default=0)
+    seconds = models.FloatField(default=0, help_text="How long its train ran, once ended.")
+    judged_step = models.BigIntegerField(
+        default=0, help_text="The last step at which the pruner was asked."
+    )
+    marks = models.JSONField(default=dict, help_text="What the pruner keeps of it.")
+    is_halted = models.BooleanField(
+        default=False, help_text="Stopped with its sweep: goes on when that does."
+    )
+    is_resumed = models.BooleanField(
+        default=False, help_text="A person resumed its train, which is not pruned again."
+    )
+
+    class Meta:
+        ordering: ClassVar = ["number", "pk"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["sweep", "number"], name="one_trial_a_sweep_and_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"trial {self.number} of {self.sweep}"

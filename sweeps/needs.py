@@ -1,0 +1,19 @@
+"""What sweeps that run need of trains."""
+
+from __future__ import annotations
+
+from sweeps.models import Sweep
+from training.models import TrainRun
+from training.train.reward_resources import is_reward_model, scorers_named
+
+STANDS_ON_IT = "A sweep that runs takes its rewards from this train. Stop the sweep first."
+
+
+def sweep_needs(run: TrainRun) -> str:
+    """Why a sweep needs the train: its further trains have rewards from it; "" where none does."""
+    if not is_reward_model(run):
+        return ""
+
+    lists = Sweep.objects.active().values_list("parameters", flat=True)
+    is_named = any(run.pk in scorers_named(parameters) for parameters in lists)
+    return STANDS_ON_IT if is_named else ""

@@ -1,0 +1,217 @@
+"""Everything that changes a sweep. Pages, API and admin call these; how it goes on by itself stands
+in sweeps.advancing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from core.errors import UserError
+from core.ownership import deletion_check, owner_check
+from core.text import clean_label, clean_text
+from jobs.devices.presence import worker_state
+from jobs.services import jobs_follow
+from sweeps.checking import Request, metric_or_usual, search_or_usual, sweep_check
+from sweeps.models import Sweep, Trial
+from training.models import TrainRun
+from training.train.resuming import train_resume
+from training.train.services import train_stop
+
+Status = Sweep.Status
+State = Trial.State
+LONGEST_NAME = 100
+
+
+def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, bool]:
+    """Check everything and write the sweep, whose first trains join the queue within seconds.
+    Returns (sweep, whether it is new).
+
+    The same owner with the same key gets the sweep that the first call made. Raises UserError by
+    field."""
+    earlier = _sweep_of_key(request.owner, idempotency_key)
+    if earlier is not None:
+        return earlier, False
+
+    check = sweep_check(request, device=worker_state().device_kind)
+    space = check.insist()
+    assert request.dataset is not None
+    assert check.first is not None
+    name = clean_label(request.name, limit=LONGEST_NAME)
+    swept = {axis.name for axis in space.axes}
+    given = request.parameters.items()
+
+    sweep = Sweep(
+        owner=request.owner,
+        name=name or f"{request.dataset.slug}-{request.method.slug}"[:LONGEST_NAME],
+        method=request.method,
+        base_model=request.base_model,
+        dataset=request.dataset,
+        evaluation_dataset=request.evaluation_dataset,
+        parameters={name: value for name, value in given if name not in swept},
+        system_prompt=clean_text(request.system_prompt),
+        notes=clean_text(request.notes),
+        labels=check.first.labels,
+        continue_adapter=request.continue_adapter,
+        priority=request.priority,
+        starts_after=request.starts_after,
+        space={axis.name: axis.as_dict() for axis in space.axes},
+        metric=metric_or_usual(request),
+        search=search_or_usual(request, space),
+        pruner=request.pruner,
+        percentile=request.percentile,
+        budget_trains=check.trains,
+        budget_hours=request.budget_hours,
+        seed=request.seed or random.getrandbits(31),
+        idempotency_key=idempotency_key or None,
+    )
+    try:
+        with transaction.atomic():
+            sweep.save()
+    except IntegrityError:
+        # The other half of a double click was faster.
+        earlier = _sweep_of_key(request.owner, idempotency_key)
+        if earlier is None:
+            raise
+
+        return earlier, False
+
+    return sweep, True
+
+
+def _sweep_of_key(owner: User, idempotency_key: str) -> Sweep | None:
+    if not idempotency_key:
+        return None
+
+    return Sweep.objects.filter(owner=owner, idempotency_key=idempotency_key).first()
+
+
+def sweep_rename(*, sweep: Sweep, by: User, name: str) -> Sweep:
+    """Its trains keep their names. Raises UserError where the name is blank."""
+    owner_check(sweep, by)
+    name = clean_label(name, limit=LONGEST_NAME)
+    if not name:
+        raise UserError({"name": ["Give the sweep a name."]})
+
+    Sweep.objects.filter(pk=sweep.pk).update(name=name)
+    sweep.name = name
+    return sweep
+
+
+def sweep_pause(*, sweep: Sweep, by: User) -> Sweep:
+    """No further train is added; those that wait or run go on. Raises UserError where the sweep
+    does not run."""
+    owner_check(sweep, by)
+    if sweep.status == Status.PAUSED:
+        return sweep
+    if sweep.status != Status.RUNNING or not sweep.transition(Status.PAUSED):
+        raise UserError("Only a sweep that runs can be paused.", code="wrong_state")
+
+    return sweep
+
+
+def sweep_stop(*, sweep: Sweep, by: User) -> Sweep:
+    """No further train is added, and its trains that wait or run are stopped, which saves what they
+    have learned. One that has ended stays as it is."""
+    owner_check(sweep, by)
+    with transaction.atomic():
+        # Nothing begins meanwhile.
+        sweep = Sweep.objects.select_for_update(of=("self",)).get(pk=sweep.pk)
+        if sweep.is_active:
+            sweep.transition(Status.STOPPED, reason="")
+            trials_halt(sweep, sweep.trials.filter(state=State.OPEN).select_related("run"))
+
+    return sweep
+
+
+def trials_halt(sweep: Sweep, trials: Iterable[Trial]) -> None:
+    """Stop the trains of these trials, which go on when the sweep does. Call it under the sweep's
+    lock."""
+    for trial in trials:
+        run = trial.run
+        if run is None or run.ended or run.owner_id != sweep.owner_id:
+            continue
+
+        Trial.objects.filter(pk=trial.pk).update(is_halted=True)
+        trial.is_halted = True
+        train_stop(run=run, by=owner_of(run))
+
+
+def owner_of(run: TrainRun) -> User:
+    assert run.owner is not None
+    return run.owner
+
+
+def sweep_continue(*, sweep: Sweep, by: User) -> Sweep:
+    """Let a paused or stopped sweep go on: trains that were stopped with it resume where they were,
+    or wait again. Raises UserError for any other."""
+    owner_check(sweep, by)
+    with transaction.atomic():
+        sweep = Sweep.objects.select_for_update(of=("self",)).get(pk=sweep.pk)
+        if sweep.status == Status.RUNNING:
+            return sweep
+        if sweep.status not in (Status.PAUSED, Status.STOPPED):
+            raise UserError("This sweep has tried all that it was to try.", code="wrong_state")
+
+        halted = list(sweep.trials.filter(is_halted=True).select_related("run__method"))
+        still = [trial for trial in halted if trial.run is not None and not trial.run.ended]
+        if still:
+            raise UserError("Its trains are still stopping. Try again in a moment.")
+
+        sweep.transition(Status.RUNNING, reason="", failures_from=timezone.now())
+        for trial in halted:
+            _go_on(trial)
+
+    return sweep
+
+
+def _go_on(trial: Trial) -> None:
+    """A trial that was stopped with its sweep is open again: its train resumes, or another is made
+    of the same values."""
+    values: dict[str, Any] = {"is_halted": False}
+    run = trial.run
+    if run is None or run.status != TrainRun.Status.FINISHED:
+        values |= {"state": State.OPEN, "ended_at": None, "reason": ""}
+        if run is None or not _resumed(run):
+            values |= {"run": None, "began_at": None, "judged_step": 0, "marks": {}}
+
+    Trial.objects.filter(pk=trial.pk).update(**values)
+
+
+def _resumed(run: TrainRun) -> bool:
+    """Whether the train waits again: from its newest whole checkpoint, or from the beginning."""
+    for step in (None, 0):
+        try:
+            train_resume(run=run, by=owner_of(run), step=step)
+        except UserError:
+            continue
+        else:
+            return True
+
+    return False
+
+
+def sweep_delete(*, sweep: Sweep, by: User) -> None:
+    """Forget a sweep that neither runs nor is paused. Its trains stay. Raises UserError."""
+    deletion_check(sweep, by)
+    ended = Sweep.objects.filter(pk=sweep.pk).exclude(status__in=Sweep.ACTIVE)
+    deleted, _ = ended.delete()
+    if not deleted:
+        raise UserError("This sweep runs. Stop it first.", code="wrong_state")
+
+
+def sweep_follow(row: Any, earlier: User | None, owner: User) -> None:
+    """The trains of a sweep change hands with it, as far as they belonged to its `earlier`
+    owner."""
+    if not isinstance(row, Sweep):
+        return
+
+    for trial in row.trials.exclude(run=None).select_related("run"):
+        assert trial.run is not None
+        runs = TrainRun.objects.filter(pk=trial.run.pk, owner=earlier)
+        if runs.update(owner=owner, idempotency_key=None):
+            jobs_follow(trial.run, earlier, owner)

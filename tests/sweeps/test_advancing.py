@@ -1,0 +1,583 @@
+"""How a sweep goes on: each search with each pruner, what ends it, and every moment at which
+somebody stops it or its process can be killed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+import sweeps.advancing
+from core.errors import UserError
+from core.ownership import owner_set
+from datasets_app.services import dataset_delete
+from jobs.models import IllegalTransition
+from sweeps.advancing import sweep_advance, sweeps_advance
+from sweeps.models import Sweep, Trial
+from sweeps.ranking import best_trial
+from sweeps.services import (
+    sweep_continue,
+    sweep_delete,
+    sweep_pause,
+    sweep_start,
+    sweep_stop,
+)
+from sweeps.space import values_key
+from tests.sweeps.conftest import (
+    RATES,
+    advance,
+    all_trained,
+    report,
+    run_begin,
+    run_end,
+    trained,
+    trials,
+    waiting,
+)
+from training.models import TrainRun
+from training.train.services import train_create, train_delete, train_stop
+from training.work.queue import waiting as queue
+
+State = Trial.State
+Status = Sweep.Status
+
+SPACES: dict[str, dict[str, Any]] = {
+    "grid": RATES | {"lora_rank": {"values": [4, 8, 16]}},
+    "random": {
+        "learning_rate": {"low": 1e-5, "high": 1e-2, "scale": "log"},
+        "lora_rank": {"low": 4, "high": 64, "scale": "log"},
+    },
+    "tpe": {
+        "learning_rate": {"low": 1e-5, "high": 1e-2, "scale": "log"},
+        "scheduler": {"values": ["cosine", "linear"]},
+    },
+}
+
+
+def score(values: dict[str, Any], step: int) -> float:
+    """An eval loss that is lowest at a rate of 2e-4 and falls over the train."""
+    distance = abs(math.log10(values["learning_rate"] / 2e-4))
+    return 1 + distance + 0.01 * values.get("lora_rank", 0) + 10 / (step + 10)
+
+
+@pytest.mark.parametrize("pruner", Sweep.Pruner.values)
+@pytest.mark.parametrize("search", Sweep.Search.values)
+def test_each_search_with_each_pruner_finds_the_best(make_sweep, search, pruner):
+    sweep = make_sweep(space=SPACES[search], search=search, pruner=pruner, budget_trains=9)
+    all_trained(sweep, score)
+
+    assert sweep.status == Status.SUCCEEDED
+    assert sweep.reason == "It has made its 9 trains."
+    rows = trials(sweep)
+    assert [trial.number for trial in rows] == list(range(1, 10))
+    assert len({values_key(trial.values) for trial in rows}) == 9
+    assert all(trial.run.parameters.items() >= trial.values.items() for trial in rows)
+    pruned = [trial for trial in rows if trial.state == State.PRUNED]
+    assert bool(pruned) == (pruner != "none")
+    assert {trial.state for trial in rows} <= {State.COMPLETE, State.PRUNED}
+
+    best = best_trial(sweep, rows)
+    finals = [score(trial.values, 40) for trial in rows]
+    assert best.value == min(finals)
+    for trial in pruned:
+        assert trial.run.status == "stopped"
+        assert trial.reason.startswith(f"Pruned: at step {trial.judged_step} its ")
+
+
+def test_a_pruned_train_says_by_what_it_lost(make_sweep):
+    space = {"learning_rate": {"values": [1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 9e-4]}}
+    sweep = make_sweep(space=space, pruner="median")
+    # Good, better, and then all others worse: those lose at the first evaluation that counts.
+    places: dict[str, int] = {}
+
+    def falling(values, step):
+        place = places.setdefault(values_key(values), len(places))
+        return [1.9, 1.8][place] if place < 2 else 2.31
+
+    all_trained(sweep, falling)
+    pruned = [trial for trial in trials(sweep) if trial.state == State.PRUNED]
+    assert len(pruned) == 4
+    assert {trial.reason for trial in pruned} == {
+        "Pruned: at step 10 its eval loss 2.31 was above the median 1.85 of 2 trains."
+    }
+    assert pruned[0].reports == [[10, 2.31]]
+    assert sweep.status == Status.SUCCEEDED
+
+
+def test_higher_is_better_where_the_metric_says_so(make_sweep):
+    space = {"learning_rate": {"values": [1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 9e-4]}}
+    sweep = make_sweep(space=space, pruner="median", metric="eval_mean_token_accuracy")
+
+    places: dict[str, int] = {}
+
+    def accuracy(values: dict[str, Any]) -> float:
+        place = places.setdefault(values_key(values), len(places))
+        return [0.8, 0.9][place] if place < 2 else 0.3
+
+    for _ in range(6):
+        advance(sweep)
+        trial = waiting(sweep)[0]
+        run_begin(trial.run)
+        for step in (10, 20, 30, 40):
+            report(trial.run, step, accuracy(trial.values), "eval_mean_token_accuracy")
+            sweep_advance(sweep.pk)
+            trial.run.refresh_from_db()
+            if trial.run.status == "stopping":
+                break
+        run_end(trial.run, "stopped" if trial.run.status == "stopping" else "finished")
+
+    advance(sweep)
+    assert sweep.status == Status.SUCCEEDED
+    assert best_trial(sweep, trials(sweep)).value == 0.9
+    reasons = {trial.reason for trial in trials(sweep) if trial.state == State.PRUNED}
+    assert reasons == {
+        "Pruned: at step 10 its token accuracy, held out 0.3 was below the median 0.85 of 2 trains."
+    }
+
+
+def test_trains_of_other_lengths_are_compared_where_the_same_share_is_done(make_sweep):
+    """Twice the batch is half the steps: step 10 of 20 stands beside step 20 of 40."""
+    space = {"batch_size": {"values": [1, 2, 4]}}
+    sweep = make_sweep(space=space, pruner="median")
+    for value in (1.0, 1.1):
+        advance(sweep)
+        trained(sweep, waiting(sweep)[0], lambda values, step, value=value: value)
+
+    advance(sweep)
+    (last,) = waiting(sweep)
+    run_begin(last.run)
+    TrainRun.objects.filter(pk=last.run.pk).update(total_steps=20)
+    report(last.run, 10, 5.0)
+    advance(sweep)
+    last.refresh_from_db()
+    assert last.state == State.PRUNED
+    assert "at step 10 its eval loss 5 was above the median 1.05 of 2 trains" in last.reason
+
+
+def test_a_metric_of_every_step_is_pruned_by_its_means(make_sweep):
+    sweep = make_sweep(pruner="median", metric="loss")
+    for value in (1.0, 1.1):
+        advance(sweep)
+        run = waiting(sweep)[0].run
+        run_begin(run)
+        for step in range(1, 41):
+            report(run, step, value + (0.5 if step % 2 else -0.5), "loss")
+        run_end(run)
+
+    advance(sweep)
+    (last,) = waiting(sweep)
+    run_begin(last.run)
+    for step in range(1, 31):
+        report(last.run, step, 2.0, "loss")
+    advance(sweep)
+    last.refresh_from_db()
+    assert last.state == State.PRUNED
+    assert "train loss 2 was above the median" in last.reason
+
+
+def test_no_more_trains_wait_than_make_sense(make_sweep, workers):
+    """TPE chooses by results: one train a worker. The others keep one more ready."""
+    for search, expected in (("tpe", 1), ("random", 2), ("grid", 2)):
+        sweep = make_sweep(space=SPACES[search], search=search, budget_trains=9)
+        advance(sweep)
+        assert len(trials(sweep)) == expected, search
+        workers.append(workers[0])
+        advance(sweep)
+        assert len(trials(sweep)) == expected + 1
+        workers.pop()
+
+    del workers[:]
+    sweep = make_sweep(budget_trains=3)
+    assert len(trials(advance(sweep))) == 1
+
+
+def test_two_sweeps_and_a_train_of_one_person_are_that_persons_turns(
+    make_sweep, alice, bob, model, toys
+):
+    """Whoever comes later waits for one train of theirs, and not for all."""
+    for name in ("first", "second"):
+        advance(make_sweep(name=name))
+
+    values = {"method": Sweep.objects.first().method, "base_model": model, "dataset": toys}
+    train_create(owner=alice, name="single", parameters={}, **values)
+    type(toys).objects.update(shared=True)
+    for name in ("bobs 1", "bobs 2"):
+        train_create(owner=bob, name=name, parameters={}, **values)
+
+    order = [run.name for run in queue()]
+    assert order.index("bobs 1") == 1
+    assert order.index("bobs 2") == 3
+    assert len(order) == 7
+
+
+def test_a_sweep_ends_by_hours(make_sweep):
+    sweep = make_sweep(budget_hours=1.0)
+    advance(sweep)
+    first, second = waiting(sweep)
+    run_begin(first.run)
+    report(first.run, 40, 1.0)
+    run_end(first.run, earlier_seconds=3700)
+    advance(sweep)
+    second.refresh_from_db()
+    assert (second.state, second.run.status) == (State.STOPPED, "stopped")
+    assert (sweep.status, sweep.reason) == (
+        Status.SUCCEEDED,
+        "Its budget of 1 hour is used up.",
+    )
+
+
+def test_every_combination_is_tried_once_whatever_the_search(make_sweep):
+    space = {"lora_rank": {"low": 4, "high": 6}, "use_rslora": {"values": [True, False]}}
+    for search in Sweep.Search.values:
+        sweep = make_sweep(space=space, search=search, budget_trains=50)
+        assert sweep.budget_trains == 6
+        all_trained(sweep, lambda values, step: values["lora_rank"])
+        keys = [values_key(trial.values) for trial in trials(sweep)]
+        assert len(keys) == len(set(keys)) == 6
+
+
+# Failures
+
+
+def test_three_failures_in_a_row_stop_it_with_the_reason(make_sweep, alice):
+    space = {"learning_rate": {"values": [1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4, 7e-4]}}
+    sweep = make_sweep(space=space)
+    for number in range(2):
+        advance(sweep)
+        run_end(waiting(sweep)[0].run, "failed", error=f"Memory ran out {number}.")
+    advance(sweep)
+    trained(sweep, waiting(sweep)[0], score)
+    advance(sweep)
+    for number in range(2, 5):
+        assert sweep.status == Status.RUNNING
+        run_end(waiting(sweep)[0].run, "failed", error=f"Memory ran out {number}.")
+        advance(sweep)
+
+    last = [trial for trial in trials(sweep) if trial.state == State.FAILED][-1]
+    assert sweep.status == Status.STOPPED
+    assert sweep.reason == (
+        f"3 trains in a row have failed. The last one, #{last.run_id}: Memory ran out 4."
+    )
+    # The one that waited goes on when the sweep does.
+    halted = [trial for trial in trials(sweep) if trial.is_halted]
+    assert [trial.run.status for trial in halted] == ["stopped"]
+
+    sweep_continue(sweep=sweep, by=alice)
+    advance(sweep)
+    assert sweep.status == Status.RUNNING
+    (again,) = [trial for trial in trials(sweep) if trial.pk == halted[0].pk]
+    assert (again.run_id, again.run.status, again.state) == (
+        halted[0].run_id,
+        "queued",
+        State.OPEN,
+    )
+    all_trained(sweep, score)
+    assert sweep.status == Status.SUCCEEDED
+    assert len(trials(sweep)) == 7
+
+
+def test_a_metric_that_no_train_reports_stops_it(make_sweep):
+    sweep = make_sweep()
+    for _ in range(3):
+        advance(sweep)
+        run_begin(waiting(sweep)[0].run)
+        run_end(waiting_or_running(sweep).run)
+
+    advance(sweep)
+    assert sweep.status == Status.STOPPED
+    assert sweep.reason.endswith("It reported no eval loss.")
+
+
+def waiting_or_running(sweep: Sweep) -> Trial:
+    return next(each for each in trials(sweep) if each.run.status == "running")
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "memory"])
+def test_a_combination_that_no_train_can_have_has_failed_and_the_others_go_on(
+    make_sweep, monkeypatch, field
+):
+    sweep = make_sweep()
+    real = sweeps.advancing.train_create
+    refused = 2e-4
+
+    def create(**values):
+        if values["parameters"]["learning_rate"] == refused:
+            raise UserError({field: ["Too high for this model."]})
+        return real(**values)
+
+    monkeypatch.setattr(sweeps.advancing, "train_create", create)
+    all_trained(sweep, score)
+    states = {trial.values["learning_rate"]: trial for trial in trials(sweep)}
+    assert states[refused].state == State.FAILED
+    assert states[refused].reason == "Too high for this model."
+    assert sweep.status == Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("what", ["disk", "shared", "method"])
+def test_what_is_not_about_the_values_stops_it_at_once(make_sweep, alice, bob, monkeypatch, what):
+    sweep = make_sweep()
+    if what == "disk":
+
+        def create(**values):
+            raise UserError("The disk is full.", code="disk_full", status=507)
+
+        monkeypatch.setattr(sweeps.advancing, "train_create", create)
+    elif what == "shared":
+        type(sweep.dataset).objects.update(owner=bob)
+    else:
+        type(sweep.method).objects.update(overrides={"learning_rate": {"fixed": 1e-4}})
+
+    advance(sweep)
+    assert sweep.status == Status.STOPPED
+    assert {"disk": "The disk is full", "shared": "no longer shared", "method": "fixed"}[
+        what
+    ] in sweep.reason
+    monkeypatch.undo()
+
+
+# People
+
+
+def test_it_is_paused_stopped_and_continued(make_sweep, alice):
+    sweep = make_sweep(space=SPACES["grid"])
+    advance(sweep)
+    sweep_pause(sweep=sweep, by=alice)
+    first, second = waiting(sweep)
+    trained(sweep, first, score)
+    advance(sweep)
+    assert (len(trials(sweep)), sweep.status) == (2, Status.PAUSED)
+
+    sweep_continue(sweep=sweep, by=alice)
+    advance(sweep)
+    assert len(trials(sweep)) == 3
+    run_begin(second.run)
+
+    sweep_stop(sweep=sweep, by=alice)
+    advance(sweep)
+    assert [trial.run.status for trial in trials(sweep)] == ["finished", "stopping", "stopped"]
+    with pytest.raises(UserError, match="still stopping"):
+        sweep_continue(sweep=sweep, by=alice)
+
+    run_end(second.run, "stopped")
+    advance(sweep)
+    before = [(trial.pk, trial.values, trial.run_id) for trial in trials(sweep)]
+    sweep_continue(sweep=sweep, by=alice)
+    advance(sweep)
+    assert [(trial.pk, trial.values, trial.run_id) for trial in trials(sweep)] == before
+    assert [trial.run.status for trial in trials(sweep)] == ["finished", "queued", "queued"]
+    all_trained(sweep, score)
+    assert sweep.status == Status.SUCCEEDED
+    assert len({values_key(trial.values) for trial in trials(sweep)}) == 9
+
+    for change in (sweep_pause, sweep_continue):
+        with pytest.raises(UserError):
+            change(sweep=sweep, by=alice)
+    sweep_stop(sweep=sweep, by=alice)
+    assert sweep.status == Status.SUCCEEDED
+    with pytest.raises(IllegalTransition):
+        sweep.transition(Status.RUNNING)
+
+
+def test_a_train_that_a_person_stops_is_no_failure_and_no_result(make_sweep, alice):
+    sweep = make_sweep()
+    advance(sweep)
+    for _ in range(3):
+        train_stop(run=waiting(sweep)[0].run, by=alice)
+        advance(sweep)
+
+    assert [trial.state for trial in trials(sweep)] == [State.STOPPED] * 3
+    assert sweep.status == Status.SUCCEEDED
+    assert best_trial(sweep, trials(sweep)) is None
+
+
+def test_a_pruned_train_that_a_person_resumes_counts_and_is_not_pruned_again(make_sweep):
+    sweep = make_sweep(space=SPACES["grid"], pruner="median")
+    for value in (1.0, 1.1):
+        advance(sweep)
+        trained(sweep, waiting(sweep)[0], lambda values, step, value=value: value)
+    advance(sweep)
+    loser = waiting(sweep)[0]
+    trained(sweep, loser, lambda values, step: 9.0)
+    advance(sweep)
+    loser.refresh_from_db()
+    assert loser.state == State.PRUNED
+
+    TrainRun.objects.filter(pk=loser.run.pk).update(status="running", attempt=2)
+    report(loser.run, 20, 8.0)
+    advance(sweep)
+    loser.refresh_from_db()
+    assert (loser.state, loser.run.status) == (State.OPEN, "running")
+    report(loser.run, 40, 0.5)
+    run_end(loser.run)
+    advance(sweep)
+    loser.refresh_from_db()
+    assert (loser.state, loser.value) == (State.COMPLETE, 0.5)
+
+
+def test_a_train_that_was_deleted_leaves_its_result(make_sweep, alice):
+    sweep = make_sweep()
+    advance(sweep)
+    first, second = waiting(sweep)
+    trained(sweep, first, score)
+    advance(sweep)
+    value = trials(sweep)[0].value
+    train_delete(run=TrainRun.objects.get(pk=first.run.pk), by=alice)
+    train_stop(run=second.run, by=alice)
+    train_delete(run=TrainRun.objects.get(pk=second.run.pk), by=alice)
+    all_trained(sweep, score)
+    first, second, _ = trials(sweep)
+    assert (first.run, first.state, first.value) == (None, State.COMPLETE, value)
+    assert (second.run, second.state, second.reason) == (
+        None,
+        State.STOPPED,
+        "Its train was deleted.",
+    )
+
+
+def test_trains_change_hands_with_their_sweep(make_sweep, bob, otto):
+    sweep = make_sweep()
+    advance(sweep)
+    type(sweep.dataset).objects.update(shared=True)
+    owner_set(sweep, by=otto, owner=bob)
+    assert set(TrainRun.objects.values_list("owner", flat=True)) == {bob.pk}
+    all_trained(sweep, score)
+    assert sweep.status == Status.SUCCEEDED
+    assert set(TrainRun.objects.values_list("owner", flat=True)) == {bob.pk}
+
+
+def test_a_train_that_belongs_to_somebody_else_is_no_longer_its(make_sweep, bob, otto):
+    sweep = make_sweep()
+    advance(sweep)
+    owner_set(waiting(sweep)[0].run, by=otto, owner=bob)
+    advance(sweep)
+    first = trials(sweep)[0]
+    assert (first.state, first.reason) == (
+        State.STOPPED,
+        "Its train belongs to somebody else now.",
+    )
+    assert TrainRun.objects.get(pk=first.run_id).status == "queued"
+
+
+def test_what_it_is_made_of_stays_while_it_runs(make_sweep, alice, toys):
+    sweep = make_sweep()
+    with pytest.raises(UserError, match="chain or sweep that runs"):
+        dataset_delete(dataset=toys, by=alice)
+    with pytest.raises(UserError, match="Stop it first"):
+        sweep_delete(sweep=sweep, by=alice)
+
+    sweep_stop(sweep=sweep, by=alice)
+    dataset_delete(dataset=toys, by=alice)
+    sweep.refresh_from_db()
+    assert sweep.dataset is None
+    sweep_continue(sweep=sweep, by=alice)
+    advance(sweep)
+    assert sweep.reason.endswith("Its dataset was deleted.")
+    sweep_delete(sweep=sweep, by=alice)
+    assert not Sweep.objects.exists()
+
+
+# Whoever is killed in the middle
+
+
+class Killed(BaseException):
+    """In place of SIGKILL: nothing catches it."""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_is_killed_anywhere_asks_nothing_twice_and_loses_nothing(
+    make_sweep, monkeypatch, alice
+):
+    """The house-keeping is killed at each write in turn, and another one goes on. What comes of it
+    is what comes of an undisturbed one."""
+    undisturbed = make_sweep(space=SPACES["grid"], pruner="median", budget_trains=6)
+    all_trained(undisturbed, score)
+    expected = [(each.values, each.state, each.value) for each in trials(undisturbed)]
+    TrainRun.objects.all().delete()
+    sweep = make_sweep(space=SPACES["grid"], pruner="median", budget_trains=6)
+
+    writes = {"count": 0, "fatal": 0, "kills": 0}
+    real = transaction.Atomic.__exit__
+
+    def atomic_exit(self, kind, error, trace):
+        if kind is None and writes["fatal"]:
+            writes["count"] += 1
+            if writes["count"] == writes["fatal"]:
+                error = Killed()
+                real(self, Killed, error, None)
+                raise error
+
+        return real(self, kind, error, trace)
+
+    monkeypatch.setattr(transaction.Atomic, "__exit__", atomic_exit)
+
+    def killed_then_advanced() -> None:
+        """At the first transaction, at the second, … until one round is whole."""
+        for fatal in range(1, 40):
+            writes.update(count=0, fatal=fatal)
+            try:
+                sweep_advance(sweep.pk)
+            except Killed:
+                writes["kills"] += 1
+                continue
+            break
+        writes.update(count=0, fatal=0)
+
+    for _ in range(20):
+        killed_then_advanced()
+        left = waiting(sweep)
+        if not left:
+            break
+        run = left[0].run
+        run_begin(run)
+        for step in (10, 20, 30, 40):
+            report(run, step, score(left[0].values, step))
+            killed_then_advanced()
+            run.refresh_from_db()
+            if run.status == "stopping":
+                break
+        run_end(run, "stopped" if run.status == "stopping" else "finished")
+
+    killed_then_advanced()
+    sweep.refresh_from_db()
+    assert sweep.status == Status.SUCCEEDED
+    assert [(each.values, each.state, each.value) for each in trials(sweep)] == expected
+    assert TrainRun.objects.count() == 6
+    assert writes["kills"] > 30
+
+
+def test_one_that_cannot_go_on_does_not_hold_up_the_others(make_sweep, monkeypatch):
+    broken = make_sweep(name="broken")
+    whole = make_sweep(name="whole")
+    real = sweeps.advancing.train_create
+
+    def create(**values):
+        if values["name"].startswith("broken"):
+            raise RuntimeError("A bug")
+        return real(**values)
+
+    monkeypatch.setattr(sweeps.advancing, "train_create", create)
+    sweeps_advance()
+    assert [trial.run for trial in trials(broken)] == [None]
+    assert len(trials(whole)) == 2
+
+
+def test_the_same_key_makes_one_sweep(request_of):
+    first, created = sweep_start(request_of(), idempotency_key="k")
+    again, created_again = sweep_start(request_of(), idempotency_key="k")
+    assert (first.pk, created, created_again) == (again.pk, True, False)
+
+
+def test_importance_needs_enough_trains(make_sweep):
+    space = {
+        "learning_rate": {"low": 1e-5, "high": 1e-2, "scale": "log"},
+        "weight_decay": {"low": 0.0, "high": 0.1},
+    }
+    sweep = make_sweep(space=space, search="random", budget_trains=16)
+    all_trained(sweep, score, most=11)
+    assert (len(trials(sweep)), sweep.importance) == (12, {}) or sweep.importance == {}
+    all_trained(sweep, score)
+    assert set(sweep.importance) == {"learning_rate", "weight_decay"}
+    assert sweep.importance["learning_rate"] > sweep.importance["weight_decay"]
+    assert sum(sweep.importance.values()) == pytest.approx(1)

@@ -1,0 +1,322 @@
+"""The form with several values, with and without a script, and the pages of sweeps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from bs4 import BeautifulSoup
+
+from sweeps.models import Sweep, Trial
+from tests.sweeps.conftest import advance, all_trained, run_begin, trained, trials, waiting
+from tests.sweeps.test_advancing import SPACES, score
+from tests.training.test_form import filled
+from training.models import TrainRun
+
+
+@pytest.fixture
+def caller(client, alice, model, toys):
+    client.force_login(alice)
+    return client
+
+
+def page(caller, path: str) -> BeautifulSoup:
+    answer = caller.get(path)
+    assert answer.status_code == 200, path
+    return BeautifulSoup(answer.content.decode(), "html.parser")
+
+
+def text(caller, path: str) -> str:
+    return " ".join(page(caller, path).get_text(" ").split())
+
+
+RATES = {
+    "learning_rate": "1e-4",
+    "sweep-learning_rate-mode": "values",
+    "sweep-learning_rate": ["2e-4", " ", "5e-4"],
+}
+
+
+def sent_with(**changes):
+    """The form with three learning rates, and `changes`."""
+    return (
+        filled(name="rates", budget_unit="trains", percentile="25", pruner="none") | RATES | changes
+    )
+
+
+def test_several_values_in_the_form_make_a_sweep(caller):
+    plan = caller.post("/sweeps/new/lora/plan/", sent_with()).json()
+    assert plan["ok"], plan["errors"]
+    assert plan["sweep"]["trains"] == 3
+    assert plan["sweep"]["button"] == "Run 3 trains"
+    assert plan["sweep"]["text"].startswith("3 combinations, one train each")
+    assert plan["plan"]["steps"] > 0
+
+    answer = caller.post("/sweeps/new/lora/", sent_with(key="k"))
+    sweep = Sweep.objects.get()
+    assert answer["Location"] == sweep.get_absolute_url()
+    assert sweep.space == {"learning_rate": {"values": [1e-4, 2e-4, 5e-4]}}
+    assert (sweep.name, sweep.search, sweep.metric) == ("rates", "grid", "eval_loss")
+    assert "learning_rate" not in sweep.parameters
+    assert caller.post("/sweeps/new/lora/", sent_with(key="k"))["Location"] == answer["Location"]
+    assert not TrainRun.objects.exists()
+
+
+EVERY_KIND = {
+    "sweep-lora_rank-mode": "range",
+    "sweep-lora_rank-low": "4",
+    "sweep-lora_rank-high": "6",
+    "sweep-lora_rank-scale": "log",
+    "use_dora": "on",
+    "sweep-use_dora-mode": "both",
+    "scheduler": "cosine",
+    "sweep-scheduler-mode": "values",
+    "sweep-scheduler": "linear",
+    "target_modules": "all-linear",
+    "sweep-target_modules-mode": "values",
+    "sweep-target_modules": "q_proj, v_proj",
+    "warmup_ratio": "0%",
+    "sweep-warmup_ratio-mode": "values",
+    "sweep-warmup_ratio": "10",
+}
+
+
+def test_every_kind_of_control_can_have_several(caller):
+    sent = filled(name="kinds", search="random", budget="5", budget_unit="trains") | EVERY_KIND
+    plan = caller.post("/sweeps/new/lora/plan/", sent).json()
+    assert plan["errors"] == {}
+    assert (plan["sweep"]["combinations"], plan["sweep"]["trains"]) == (48, 5)
+    caller.post("/sweeps/new/lora/", sent)
+    sweep = Sweep.objects.get()
+    assert sweep.space == {
+        "lora_rank": {"low": 4, "high": 6, "scale": "log"},
+        "use_dora": {"values": [True, False]},
+        "scheduler": {"values": ["cosine", "linear"]},
+        "target_modules": {"values": ["all-linear", ["q_proj", "v_proj"]]},
+        "warmup_ratio": {"values": [0.0, 0.1]},
+    }
+    all_trained(sweep, lambda values, step: values["lora_rank"])
+    assert sweep.status == "succeeded"
+
+    # The copy of the sweep has the same controls, and makes the same sweep.
+    form = page(caller, f"/sweeps/new/lora/?sweep={sweep.pk}")
+    again = posted(form)
+    caller.post("/sweeps/new/lora/", again)
+    copy = Sweep.objects.first()
+    assert (copy.space, copy.search, copy.budget_trains) == (sweep.space, "random", 5)
+
+
+def posted(form: BeautifulSoup) -> dict[str, list[str]]:
+    """What a browser without a script would send of the form of a train."""
+    sent: dict[str, list[str]] = {}
+    for control in form.select("form.train-form :is(input, select, textarea)[name]"):
+        if control.name == "select":
+            chosen = control.select_one("option[selected]") or control.select_one("option")
+            value = chosen["value"] if chosen is not None else ""
+        elif control.get("type") in ("checkbox", "radio") and not control.has_attr("checked"):
+            continue
+        else:
+            value = control.text if control.name == "textarea" else control.get("value", "")
+        sent.setdefault(control["name"], []).append(value)
+    return sent
+
+
+def test_an_only_value_is_a_train_like_any_other(caller):
+    for texts in ([], [""], [" "]):
+        sent = sent_with(**{"sweep-learning_rate": texts})
+        plan = caller.post("/sweeps/new/lora/plan/", sent).json()
+        assert plan["ok"], plan["errors"]
+        assert "sweep" not in plan
+
+    answer = caller.post("/sweeps/new/lora/", sent_with(**{"sweep-learning_rate": [""]}))
+    run = TrainRun.objects.get()
+    assert answer["Location"] == run.get_absolute_url()
+    assert run.parameters["learning_rate"] == 1e-4
+    assert not Sweep.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"sweep-learning_rate": ["0.0001"]}, "learning_rate", "1e-4 stands here twice."),
+        ({"sweep-learning_rate": ["many"]}, "learning_rate", "must be a number"),
+        ({"search": "tpe"}, "budget_trains", "Say how many trains"),
+        ({"budget": "some"}, "budget_trains", "at least 1"),
+        ({"budget": "some", "budget_unit": "hours"}, "budget_hours", "above 0"),
+        ({"metric": "nonsense"}, "metric", "measures"),
+        ({"pruner": "percentile", "percentile": "x"}, "percentile", "from 1 to 99"),
+        ({"pruner": "median", "evaluation_every": "50"}, "pruner", "at least 4 evaluations"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_stands_beside_its_control(caller, changes, field, words):
+    plan = caller.post("/sweeps/new/lora/plan/", sent_with(**changes)).json()
+    assert not plan["ok"]
+    assert words in plan["errors"][field][0]
+    answer = caller.post("/sweeps/new/lora/", sent_with(**changes))
+    assert answer.status_code == 400
+    html = BeautifulSoup(answer.content.decode(), "html.parser")
+    (box,) = html.select(f'[data-messages="{field}"]')
+    assert words in box.get_text()
+    # What was typed is still there.
+    assert html.select_one('[name="sweep-learning_rate"]') is not None
+    assert not Sweep.objects.exists()
+
+
+def test_it_works_without_a_script(caller):
+    """Each button of a setting asks the server for one more control."""
+    form = page(caller, "/trains/new/lora/")
+    button = form.select_one('#field-learning_rate button[name="sweep-add"]')
+    assert button["formaction"] == "/sweeps/new/lora/"
+    sent = posted(form) | {"sweep-add": ["learning_rate"]}
+    answer = caller.post(button["formaction"], sent)
+    assert answer.status_code == 200
+    form = BeautifulSoup(answer.content.decode(), "html.parser")
+    assert form.select_one("form.train-form")["action"] == "/sweeps/new/lora/"
+    assert len(form.select('[name="sweep-learning_rate"]')) == 1
+    assert form.select_one('[name="sweep-lora_rank-low"]')["value"] == ""
+
+    sent = posted(form) | {"sweep-both": ["use_dora"]}
+    sent["sweep-learning_rate"] = ["3e-4"]
+    answer = caller.post("/sweeps/new/lora/", sent)
+    form = BeautifulSoup(answer.content.decode(), "html.parser")
+    assert form.select_one('[name="sweep-learning_rate"]')["value"] == "3e-4"
+    assert "Run 4 trains" in form.get_text()
+    sent = posted(form) | {"sweep-drop": ["use_dora"]}
+    form = BeautifulSoup(caller.post("/sweeps/new/lora/", sent).content.decode(), "html.parser")
+    assert "Run 2 trains" in form.get_text()
+    caller.post("/sweeps/new/lora/", posted(form))
+    assert Sweep.objects.get().budget_trains == 2
+
+
+def test_a_hidden_setting_has_no_several_values(caller):
+    """A setting that is without effect beside the others is hidden, whatever is in its controls."""
+    sent = sent_with() | {
+        "save_strategy": "end",
+        "sweep-save_every-mode": "values",
+        "sweep-save_every": "2",
+        "sweep-evaluation_every-mode": "values",
+        "sweep-evaluation_every": "0.5",
+    }
+    plan = caller.post("/sweeps/new/lora/plan/", sent).json()
+    assert plan["ok"], plan["errors"]
+    assert plan["sweep"]["trains"] == 3
+
+
+def test_a_chain_and_a_branch_have_no_sweep(caller, make_sweep):
+    form = page(caller, "/trains/new/lora/")
+    assert form.select_one("[data-sweep-panel]") is not None
+    caller.post("/chains/new/lora/", filled(name="first"))
+    stage = page(caller, "/chains/1/stages/1/form/lora/")
+    assert stage.select_one("[data-sweep-panel], [data-sweep]") is None
+
+
+# A sweep
+
+
+def test_the_page_shows_what_became_of_each_train(caller, make_sweep):
+    space = SPACES["grid"] | {"use_dora": {"values": [True, False]}}
+    sweep = make_sweep(space=space, pruner="median", budget_trains=6, budget_hours=5.5)
+    path = f"/sweeps/{sweep.pk}/"
+    assert "The next train is about to join the queue." in text(caller, path)
+    assert "Two trains have to succeed" not in text(caller, path)
+
+    advance(sweep)
+    run_begin(waiting(sweep)[0].run)
+    assert "2 of 6 trains: 1 train running, 1 waiting." in text(caller, path)
+    TrainRun.objects.filter(status="running").update(status="queued")
+
+    all_trained(sweep, score)
+    html = page(caller, path)
+    rows = html.select("table.trials tbody tr")
+    assert len(rows) == 6
+    best = html.select_one("tr.is-best")
+    value = min(trial.value for trial in trials(sweep) if trial.value is not None)
+    assert f"{value:.3f}" in best.get_text()
+    lines = html.select(".trial-line")
+    assert len(lines) == 6
+    assert len(html.select(".trial-line.line-best")) == 1
+    assert {len(line.select_one(".seen")["points"].split()) for line in lines} <= {3, 4}
+    assert "No verdict:" in html.get_text()
+    copy = html.select_one(".page-head a.btn-primary")
+    best_trial = next(each for each in trials(sweep) if each.value == value)
+    assert "Copy the best" in copy.get_text()
+    assert copy["href"] == f"/trains/{best_trial.run_id}/copy/"
+    form = caller.get(copy["href"], follow=True).content.decode()
+    rate = BeautifulSoup(form, "html.parser").select_one("#id-learning_rate")["value"]
+    assert float(rate) == best_trial.values["learning_rate"]
+
+    pruned = next(each for each in trials(sweep) if each.state == Trial.State.PRUNED)
+    assert pruned.reason in html.get_text()
+    assert pruned.reason in text(caller, f"/trains/{pruned.run_id}/")
+    assert "train 1 of sweep Rates" in text(caller, f"/trains/{trials(sweep)[0].run_id}/")
+    assert "of sweep Rates" in text(caller, "/jobs/")
+    part = caller.get(path, headers={"HX-Request": "true"}).content.decode()
+    assert part.lstrip().startswith("{#") is False
+    assert "<html" not in part
+    assert "hx-trigger" not in part
+
+
+def test_who_may_not_see_the_trains_sees_their_results(client, caller, make_sweep, bob):
+    sweep = make_sweep()
+    all_trained(sweep, score)
+    Sweep.objects.update(shared=True)
+    client.force_login(bob)
+    html = page(client, f"/sweeps/{sweep.pk}/")
+    assert html.select("table.trials a") == []
+    assert "Copy the best" not in html.get_text()
+    assert "1.2" in html.select_one("tr.is-best").get_text()
+
+
+def test_its_buttons(caller, make_sweep):
+    sweep = make_sweep()
+    advance(sweep)
+    path = f"/sweeps/{sweep.pk}"
+    for name, words, status in (
+        ("pause", "is paused", "paused"),
+        ("continue", "goes on", "running"),
+        ("stop", "stops", "stopped"),
+        ("continue", "goes on", "running"),
+        ("stop", "stops", "stopped"),
+    ):
+        answer = caller.post(f"{path}/{name}/", follow=True)
+        assert words in answer.content.decode(), name
+        advance(sweep)
+        assert sweep.status == status
+    caller.post(f"{path}/rename/", {"name": "Other"})
+    sweep.refresh_from_db()
+    assert sweep.name == "Other"
+    assert "Give the sweep a name" in caller.post(f"{path}/rename/", follow=True).content.decode()
+    assert caller.post(f"{path}/delete/")["Location"] == "/sweeps/"
+    assert not Sweep.objects.exists()
+    assert TrainRun.objects.count() == 2
+
+
+def test_the_list_and_the_search_find_it(caller, make_sweep, bob, client):
+    assert "Try several values" in text(caller, "/sweeps/")
+    sweep = make_sweep()
+    all_trained(sweep, score)
+    shown = text(caller, "/sweeps/")
+    assert "Rates" in shown
+    assert "Succeeded" in shown
+    assert "No sweep matches" in text(caller, "/sweeps/?status=paused")
+    found = caller.get("/api/v1/search/?q=rates").json()
+    assert "sweeps" in json.dumps(found)
+    client.force_login(bob)
+    assert "Rates" not in text(client, "/sweeps/")
+
+
+def test_a_few_held_out_rows_are_no_verdict(caller, make_sweep):
+    sweep = make_sweep()
+    all_trained(sweep, score)
+    TrainRun.objects.update(facts={"eval_rows": 8})
+    assert "Measured on 8 held-out rows: which train is best may be chance." in text(
+        caller, f"/sweeps/{sweep.pk}/"
+    )
+
+
+def test_a_waiting_train_is_named_in_the_queue(caller, make_sweep):
+    sweep = make_sweep()
+    advance(sweep)
+    trained(sweep, waiting(sweep)[0], score)
+    assert "train 2 of sweep Rates" in text(caller, "/trains/queue/")
