@@ -9,6 +9,7 @@ ever, or learn on without it. They listen on the loopback interface alone."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -154,14 +155,17 @@ def _become(
 
         code = work(ranks)
     except BaseException as error:
-        if not isinstance(error, KNOWN_FAILURES):
-            # The evidence for what is said in plain words.
-            traceback.print_exception(error)
-
+        # First of all: a full disk takes no log.
         _report(error, reports)
+        with contextlib.suppress(OSError):
+            if not isinstance(error, KNOWN_FAILURES):
+                # The evidence for what is said in plain words.
+                traceback.print_exception(error)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+
         # Not sys.exit: what the process that was forked is to clean up is not this one's.
         os._exit(code)
 

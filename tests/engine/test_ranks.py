@@ -6,6 +6,7 @@ gradient. AdamW divides each gradient by its own size, so that of a weight with 
 the error counts as much as the gradient does. After a few steps curves agree to about 1e-5;
 gradients that are not exchanged, or rows that are counted twice, show from the second digit on."""
 
+import errno
 import json
 import os
 import signal
@@ -37,6 +38,9 @@ from engine.contract.rundir import (
     write_spec,
 )
 from engine.distributed.evaluation import rounds
+from engine.distributed.launch import run_ranks
+from engine.distributed.ranks import Ranks
+from engine.messages.failures import DISK_FULL
 from engine.schema.registry import RECIPES
 from tests.engine.runs import Run, prepare, toy_pairs, toy_rows
 from tests.warm import Program, Warm
@@ -456,3 +460,16 @@ def test_a_model_is_not_split_over_processors(tiny, warm, tmp_path):
     assert done.code == EXIT_FAILED
     assert done.last["code"] == "no_gpu", done.last
     events_are_in_order(done)
+
+
+def test_a_rank_whose_disk_is_full_says_so(tmp_path):
+    """Though its log takes nothing any more."""
+    (tmp_path / rank_log(1)).symlink_to("/dev/full")
+
+    def work(ranks: Ranks) -> int:
+        if ranks.is_first:
+            signal.pause()
+        print("What stays in the buffer")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert run_ranks(2, tmp_path, work).failure == DISK_FULL
