@@ -469,7 +469,6 @@ def test_a_rank_whose_disk_is_full_says_so(tmp_path):
     def work(ranks: Ranks) -> int:
         if ranks.is_first:
             signal.pause()
-        print("What stays in the buffer")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     assert run_ranks(2, tmp_path, work).failure == DISK_FULL
