@@ -253,12 +253,31 @@
   function fixButton(fix) {
     const button = make("button", { type: "button", className: "btn btn-sm" }, fix.label);
     if (fix.effect) button.append(make("span", { className: "unit", textContent: fix.effect }));
-    button.addEventListener("click", () => {
-      for (const [name, value] of Object.entries(fix.set)) control(name).value = value;
-      document.getElementById(`id-${Object.keys(fix.set)[0]}`)?.focus();
-      changed();
-    });
+    button.addEventListener("click", () => take(fix.set));
     return button;
+  }
+
+  // Sets fields to what a fix says.
+  function take(values) {
+    for (const [name, value] of Object.entries(values)) {
+      const field = control(name);
+      if (field.type === "checkbox") field.checked = Boolean(value);
+      else field.value = value;
+    }
+    const first = document.getElementById(`id-${Object.keys(values)[0]}`);
+    first?.closest("details")?.setAttribute("open", "");
+    first?.focus();
+    changed();
+  }
+
+  // Memory: the server draws the bar.
+  function forecast(answer) {
+    const html = answer.forecast_html;
+    const holder = summary.querySelector("[data-forecast]");
+    if (html === undefined || holder.shownHtml === html) return;
+    holder.shownHtml = html;
+    window.Idiomorph.morph(holder, html, { morphStyle: "innerHTML" });
+    document.dispatchEvent(new CustomEvent("forecast:shown"));
   }
 
   // Summary
@@ -376,6 +395,7 @@
     messages(answer);
     blanks(answer);
     numbers(answer);
+    forecast(answer);
     problems(answer);
   }
 
@@ -476,6 +496,11 @@
     else if (event.target.matches("[data-back]")) setBack(row, row.dataset.original);
   });
   summary.addEventListener("click", (event) => {
+    const fix = event.target.closest("[data-fix]");
+    if (fix) {
+      take(JSON.parse(fix.dataset.fix));
+      return;
+    }
     const link = event.target.closest("[data-problems] a");
     if (!link) return;
     const row = document.querySelector(link.hash);
@@ -496,6 +521,8 @@
     if (submitter?.hasAttribute("formaction")) return;
     for (const text of form.querySelectorAll("[data-run-text]")) text.textContent = "Starting …";
   });
+  // A step was tried: the forecast knows more.
+  document.addEventListener("step:done", () => ask());
   addEventListener("pageshow", () => {
     for (const text of form.querySelectorAll("[data-run-text]")) text.textContent = "Run the Train";
     carrying();

@@ -23,7 +23,7 @@ from training.train.branching import Origin
 from training.train.estimate import Estimator, device_name
 from training.train.plan import Plan, disk_bytes
 from training.train.services import train_check
-from training.work.queue import queue_state
+from training.work.queue import may_manage_queue, queue_state
 
 
 def train_preview(
@@ -39,14 +39,16 @@ def train_preview(
     starts_after: TrainRun | None = None,
     labels: Iterable[str] = (),
     continue_adapter: bool = False,
+    start_anyway: bool = False,
     state: WorkerState | None = None,
 ) -> dict[str, Any]:
     """{"ok", "errors": {field: [text]}, "warnings": {field: text}, "fixes", "plan", "disk", "time",
-    "blank", "queue", "worker"}.
+    "forecast", "blank", "queue", "worker"}.
 
     "errors" are those of training.train.services.train_check, so that `ok` is what the start says.
     "plan" is training.train.plan.Plan as a dict, None while errors stand in its way; "time" the
-    seconds that similar trains suggest; "disk" in bytes."""
+    seconds that similar trains suggest; "disk" in bytes; "forecast" is
+    training.train.forecast.Forecast as a dict, None where there is no plan."""
     state = state or worker_state()
     check = train_check(
         owner=owner,
@@ -60,6 +62,7 @@ def train_preview(
         starts_after=starts_after,
         labels=labels,
         continue_adapter=continue_adapter,
+        start_anyway=start_anyway,
         device=state.device_kind,
     )
 
@@ -71,10 +74,16 @@ def train_preview(
         "plan": None,
         "disk": None,
         "time": None,
+        "forecast": None,
         "blank": {},
         "queue": _queue(),
         "worker": _worker(state),
     }
+
+    if check.forecast is not None:
+        answer["forecast"] = check.forecast.as_dict() | {
+            "may_start_anyway": check.forecast.cannot_fit and may_manage_queue(owner)
+        }
 
     if check.parameters is not None:
         answer["blank"] = _blanks(check.parameters)
