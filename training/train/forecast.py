@@ -189,6 +189,8 @@ class Forecast:
         best = self.devices[0]
         return {
             "verdict": best.verdict,
+            "title": best.title,
+            "words": size_words(best.total),
             "device": best.name,
             "total": best.total,
             "error": best.error,
