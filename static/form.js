@@ -308,7 +308,7 @@
       live(
         number("time_note"),
         answer.time
-          ? `± ${format.about(answer.time.error).replace("about ", "")}, based on ${format.counted(answer.time.trains, "similar train")}`
+          ? `± ${format.about(answer.time.error).replace("about ", "")}, ${answer.time.basis}`
           : "no similar train yet",
       );
     }

@@ -14,6 +14,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 
+from core.text import counted
 from datasets_app.models import Dataset
 from jobs.devices.presence import WorkerState, worker_state
 from methods.models import TrainingMethod
@@ -21,6 +22,7 @@ from models_app.models import BaseModel
 from training.models import TrainRun
 from training.train.branching import Origin
 from training.train.estimate import Estimator, device_name
+from training.train.forecast import ERROR_OF_A_STEP, seconds_by_step
 from training.train.plan import Plan, disk_bytes
 from training.train.services import train_check
 from training.work.queue import may_manage_queue, queue_state
@@ -143,10 +145,26 @@ def time_guess(
     resolved: dict[str, Any],
     device: str,
 ) -> dict[str, Any] | None:
-    """{"seconds", "error", "trains"}, see training.train.estimate."""
+    """{"seconds", "error", "trains"}, see training.train.estimate, and "basis", in words: similar trains,
+    or else one step that was tried."""
     rows = plan.steps * plan.effective_batch
     guess = Estimator(device).guess(method, base_model, resolved, rows, dataset.pk)
-    return asdict(guess) if guess is not None else None
+    if guess is not None:
+        return asdict(guess) | {"basis": f"based on {counted(guess.trains, 'similar train')}"}
+
+    seconds = seconds_by_step(
+        method=method,
+        base_model=base_model,
+        dataset=dataset,
+        parameters=resolved,
+        steps=plan.steps,
+        device=device,
+    )
+    if seconds is None:
+        return None
+
+    error = ERROR_OF_A_STEP * seconds
+    return {"seconds": seconds, "error": error, "trains": 0, "basis": "measured by one step"}
 
 
 def _queue() -> dict[str, int | bool]:
