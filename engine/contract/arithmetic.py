@@ -18,21 +18,33 @@ def holdout_rows(rows: int, share: float) -> int:
     return min(wanted, HOLDOUT_LIMIT, rows - 1)
 
 
-def steps_per_epoch(train_rows: int, batch_size: int, accumulation: int) -> int:
+def effective_batch(batch_size: int, accumulation: int, devices: int = 1) -> int:
+    """Rows (or answers) of one optimizer step. `batch_size`: at once on each device."""
+    return batch_size * accumulation * devices
+
+
+def steps_per_epoch(train_rows: int, batch_size: int, accumulation: int, devices: int = 1) -> int:
     """Optimizer steps in one pass; a last batch that is not full counts, as in transformers'
-    Trainer."""
+    Trainer. Where devices have different numbers of batches, the last ones are filled up with the
+    first rows."""
     batches = math.ceil(train_rows / batch_size)
-    return max(1, math.ceil(batches / accumulation))
+    batches_of_each = math.ceil(batches / devices)
+    return max(1, math.ceil(batches_of_each / accumulation))
 
 
 def total_steps(
-    train_rows: int, batch_size: int, accumulation: int, epochs: float | None, max_steps: int | None
+    train_rows: int,
+    batch_size: int,
+    accumulation: int,
+    epochs: float | None,
+    max_steps: int | None,
+    devices: int = 1,
 ) -> int:
     """Optimizer steps of the whole train: `max_steps` where given, else `epochs` passes."""
     if max_steps is not None:
         return max_steps
 
-    per_epoch = steps_per_epoch(train_rows, batch_size, accumulation)
+    per_epoch = steps_per_epoch(train_rows, batch_size, accumulation, devices)
     return math.ceil((epochs or 1) * per_epoch)
 
 

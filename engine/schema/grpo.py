@@ -85,7 +85,7 @@ class GrpoParameters(RolloutParameters):
     @model_validator(mode="after")
     def check_groups(self) -> Self:
         """Each step's answers must form whole groups."""
-        answers = self.batch_size * self.gradient_accumulation_steps
+        answers = self.effective_batch()
         if answers % self.num_generations:
             raise refuse("batch_size", self._groups_text(answers))
 
@@ -93,15 +93,18 @@ class GrpoParameters(RolloutParameters):
 
     def _groups_text(self, answers: int) -> str:
         """Why `answers` a step do not form whole groups, and the nearest values that would."""
-        accumulation = self.gradient_accumulation_steps
+        # On all devices, for each answer at once on one of them.
+        times = self.gradient_accumulation_steps * self.devices
         group = self.num_generations
 
         sizes = range(1, self.batch_size + 2 * group)
-        batch_sizes = [size for size in sizes if size * accumulation % group == 0]
+        batch_sizes = [size for size in sizes if size * times % group == 0]
         groups = [size for size in range(2, answers + 1) if answers % size == 0]
 
+        on_devices = f" × {self.devices:,} devices" if self.devices > 1 else ""
         text = (
-            f"Batch size {self.batch_size:,} × accumulation {accumulation:,} = {answers:,} answers "
+            f"Batch size {self.batch_size:,} × accumulation "
+            f"{self.gradient_accumulation_steps:,}{on_devices} = {answers:,} answers "
             f"a step, which {group:,} generations do not divide. "
             f"Use a batch size of {_nearest_two(batch_sizes, self.batch_size)}"
         )
@@ -111,7 +114,7 @@ class GrpoParameters(RolloutParameters):
         return f"{text}."
 
     def rows_per_step(self) -> int:
-        return self.batch_size * self.gradient_accumulation_steps // self.num_generations
+        return self.effective_batch() // self.num_generations
 
     def steps_per_epoch(self, train_rows: int) -> int:
         """A last batch that is not full is left out: groups must be whole."""

@@ -113,7 +113,7 @@ class PpoParameters(RolloutParameters):
 
     @model_validator(mode="after")
     def check_batch(self) -> Self:
-        if self.batch_size * self.gradient_accumulation_steps < 2:
+        if self.effective_batch() < 2:
             raise refuse(
                 "batch_size", "PPO compares answers with one another: it needs at least 2 a step."
             )

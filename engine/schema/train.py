@@ -229,6 +229,33 @@ class TrainParameters(SavingParameters):
         advanced=True,
         active_when={"adapter": "lora"},
     )
+    devices: int = parameter(
+        1,
+        "Devices",
+        "On how many devices of one machine the train runs. The batch size is that of each.",
+        group="Hardware",
+        ge=1,
+        le=64,
+    )
+    strategy: Literal["auto", "replicate", "shard"] = parameter(
+        "auto",
+        "Model on several devices",
+        "A whole copy on each is fastest; split over all, a model may be larger than one device.",
+        group="Hardware",
+        choice_titles={
+            "auto": "Automatic",
+            "replicate": "A whole copy on each (DDP)",
+            "shard": "Split over all (FSDP)",
+        },
+    )
+    offload: bool = parameter(
+        False,
+        "Keep weights and optimizer state in main memory",
+        "Saves the GPUs' memory, costs time.",
+        group="Hardware",
+        advanced=True,
+        active_when={"strategy": "shard"},
+    )
     on_out_of_memory: Literal["fail", "shrink"] = parameter(
         "fail",
         "When memory runs out",
@@ -306,6 +333,13 @@ class TrainParameters(SavingParameters):
                 "Full fine-tuning cannot train quantised weights. Choose None, or a LoRA adapter.",
             )
 
+        if self.quantization != "none" and self.is_sharded():
+            raise refuse(
+                "strategy",
+                "Quantised weights cannot be split over devices. Choose a whole copy on each, or "
+                "no quantisation.",
+            )
+
         if self.more.get("sync_ref_model") and self.adapter == "lora":
             raise refuse(
                 "more",
@@ -350,6 +384,13 @@ class TrainParameters(SavingParameters):
             what = field.title if value is True else f"{value} loading"
             return name, f"{what}: this needs a GPU, and this worker has none. Leave it off."
 
+        if self.is_sharded():
+            return (
+                "strategy",
+                "Splitting a model over devices needs GPUs, and this worker has none. Choose a "
+                "whole copy on each.",
+            )
+
         if self.precision == "fp16":
             return (
                 "precision",
@@ -358,14 +399,25 @@ class TrainParameters(SavingParameters):
 
         return None
 
+    def is_sharded(self) -> bool:
+        """Whether the model is split over several devices; else each has a whole copy."""
+        return self.devices > 1 and self.strategy == "shard"
+
+    def effective_batch(self) -> int:
+        """What one optimizer step learns from, over all devices: rows, or answers where the model
+        writes them."""
+        return arithmetic.effective_batch(
+            self.batch_size, self.gradient_accumulation_steps, self.devices
+        )
+
     def rows_per_step(self) -> int:
-        """Rows of the dataset that one optimizer step learns from, on one device."""
-        return self.batch_size * self.gradient_accumulation_steps
+        """Rows of the dataset that one optimizer step learns from, over all devices."""
+        return self.effective_batch()
 
     def steps_per_epoch(self, train_rows: int) -> int:
-        """Optimizer steps in one pass over the training rows, on one device."""
+        """Optimizer steps in one pass over the training rows."""
         return arithmetic.steps_per_epoch(
-            train_rows, self.batch_size, self.gradient_accumulation_steps
+            train_rows, self.batch_size, self.gradient_accumulation_steps, self.devices
         )
 
     def alpha(self) -> int:

@@ -111,7 +111,7 @@ def train_plan(
         steps = total_steps(per_epoch, 1, 1, parameters["epochs"], parameters["max_steps"])
 
     plan = Plan(
-        effective_batch=parameters["batch_size"] * parameters["gradient_accumulation_steps"],
+        effective_batch=recipe_parameters.effective_batch(),
         train_rows=train_rows,
         eval_rows=held_out,
         steps_per_epoch=per_epoch,

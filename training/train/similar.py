@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from engine.contract.arithmetic import effective_batch
 from jobs.durations import run_seconds
 from training.models import TrainRun, TrainRunQuerySet
 from training.train.phases import spent_of
@@ -63,7 +64,12 @@ def similar_trains(
 
 def pace_of(run: TrainRun) -> Pace:
     """Trains from before phases were timed have one pace for everything."""
-    batch = run.parameters["batch_size"] * run.parameters["gradient_accumulation_steps"]
+    parameters = run.parameters
+    batch = effective_batch(
+        parameters["batch_size"],
+        parameters["gradient_accumulation_steps"],
+        parameters.get("devices", 1),
+    )
     rows = max(1, run.step * batch)
     seconds = run_seconds(run) or 0.0
     training_seconds = seconds
