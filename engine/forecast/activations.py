@@ -67,8 +67,7 @@ def _adapted_numbers(model: ModelShape, work: Workload) -> float:
     targets = model.targets(work.parameters.get("target_modules", "all-linear"))
     inputs = _inputs(model, targets)
     kept = 2 * model.hidden + sum(inputs.values())
-    kept += model.query_width + _key_value_width(model, work)
-    kept += _mlp_numbers(model)
+    kept += _attention_numbers(model, work) + _mlp_numbers(model)
 
     if work.dropout:
         kept += _total_inputs(model, targets)
@@ -92,7 +91,7 @@ def _full_numbers(model: ModelShape, work: Workload) -> float:
     # Each product casts its input for itself: three for q, k and v, two for gate and up.
     copies = (3 + (2 if model.gates else 1)) if work.is_half else 2
     inputs = copies * model.hidden * half + model.query_width * half + model.intermediate * half
-    attention = (model.query_width + _key_value_width(model, work)) * half
+    attention = _attention_numbers(model, work) * half
     mlp = _mlp_numbers(model) * half
 
     return norms + inputs + attention + mlp
@@ -129,10 +128,18 @@ def _total_inputs(model: ModelShape, targets: tuple[Linear, ...]) -> int:
     return sum(linear.inputs * linear.count for linear in targets) // model.layers
 
 
-def _key_value_width(model: ModelShape, work: Workload) -> int:
-    """Keys and values. Where a mask hides padding they are repeated for each query head."""
+def _attention_numbers(model: ModelShape, work: Workload) -> int:
+    """Queries, keys and values. Where a mask hides padding, keys and values are repeated for each query
+    head. Norms of queries and keys keep their inputs, and torch's attention the result of each row."""
     width = model.query_width if work.is_padded else model.kv_width
-    return 2 * width
+    numbers = model.query_width + 2 * width
+
+    if model.query_norms:
+        numbers += model.query_width + model.kv_width
+    if work.computes_end_to_end(model) and not work.is_half:
+        numbers += model.query_width
+
+    return numbers
 
 
 def _mlp_numbers(model: ModelShape) -> int:

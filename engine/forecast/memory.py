@@ -19,11 +19,12 @@ from dataclasses import dataclass, field, replace
 from engine.forecast.activations import activation_bytes, head_bytes, transient_bytes
 from engine.forecast.shape import ModelShape
 from engine.forecast.workload import Workload
+from engine.models.inspect import BYTES_OF
 
 MIB = 2**20
 
-# The resident set of a process that has imported what trains and computed a little, without a model.
-LIBRARIES_CPU = 640 * MIB
+# The resident set of a fork of the warm process that has computed a little, without a model.
+LIBRARIES_CPU = 395 * MIB
 # What CUDA's context and its libraries hold on the GPU; torch's own count leaves them out.
 LIBRARIES_CUDA = 600 * MIB
 # Of all that torch allocates on a GPU, so much lies in gaps between blocks.
@@ -142,7 +143,7 @@ def weights_bytes(model: ModelShape, work: Workload) -> float:
 def _held(model: ModelShape, work: Workload) -> dict[str, float]:
     """The weights that are there all the time."""
     weights = weights_bytes(model, work)
-    held = {"weights": weights + _room_bytes(model, work)}
+    held = {"weights": weights + _moved_bytes(model, work)}
     # An adapter is switched off to compute its reference; all weights need a second copy.
     if work.has_reference and not work.trains_adapter:
         held["reference"] = weights
@@ -154,16 +155,20 @@ def _held(model: ModelShape, work: Workload) -> dict[str, float]:
     return held
 
 
-def _room_bytes(model: ModelShape, work: Workload) -> float:
-    """Columns for the adapter beside the frozen weights (engine.fast.adapter)."""
+def _moved_bytes(model: ModelShape, work: Workload) -> float:
+    """Frozen weights that an adapter is fused with lie in storage of their own, with columns for the
+    adapter (engine.fast.adapter). On a CPU the pages of the mapped file stay resident beside it, where the
+    weights were taken from it as they are."""
     if not work.trains_adapter or work.quantization != "none" or work.parameters.get("use_dora"):
         return 0.0
 
     rank = int(work.parameters.get("lora_rank") or 16)
     targets = model.targets(work.parameters.get("target_modules", "all-linear"))
-    return float(
-        sum(linear.outputs * linear.count for linear in targets) * rank * work.weight_bytes
-    )
+    moved = sum(linear.outputs * linear.count for linear in targets) * rank
+    if work.target.kind == "cpu" and BYTES_OF[model.stored_dtype] == work.weight_bytes:
+        moved += sum(linear.weights for linear in targets)
+
+    return float(moved * work.weight_bytes)
 
 
 def _trained(model: ModelShape, work: Workload, *, with_gradients: bool = True) -> dict[str, float]:

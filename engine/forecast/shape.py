@@ -42,6 +42,7 @@ GATES = frozenset({"gate_proj", "gate_up_proj", "w3", "gate"})
 OTHER_LAYERS = re.compile(
     r"(mamba|mixer\.(A_log|dt_|conv1d)|A_log|ssm|linear_attn|time_mix|rwkv|conv1d|xlstm|hyena|retention)"
 )
+QUERY_NORM = re.compile(r"\.(q_norm|q_layernorm|query_norm)\.")
 # Families whose norms engine.fast.norm computes in one go on a CPU.
 FUSED_NORMS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 EXPERT_BLOCK = re.compile(r"(^|\.)experts\.(\d+\.)?")
@@ -73,7 +74,8 @@ class ModelShape:
     that one token goes through (its experts together). `parameters`: all weights; `embedding`: those
     of the embeddings, `output`: those of an output layer of its own, 0 where it shares theirs.
     `stored_bytes`: the weights as they lie in the files. `gates`: whether the MLP has a gate.
-    `architecture`: the class that config.json names."""
+    `query_norms`: whether queries and keys go through norms of their own. `fused_norms`: whether
+    engine.fast.norm knows its norms. `architecture`: the class that config.json names."""
 
     architecture: str
     layers: int
@@ -93,6 +95,7 @@ class ModelShape:
     experts: int = 0
     caps_attention: bool = False
     fused_norms: bool = True
+    query_norms: bool = False
 
     @property
     def query_width(self) -> int:
@@ -189,6 +192,7 @@ def shape_of(config: dict[str, Any], tensors: Iterable[tuple[str, str, list[int]
         caps_attention=bool(
             values.get("attn_logit_softcapping") or values.get("attention_chunk_size")
         ),
+        query_norms=any(QUERY_NORM.search(name) for name in sizes),
         fused_norms=str(config.get("model_type")) in FUSED_NORMS,
     )
 

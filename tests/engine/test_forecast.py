@@ -116,7 +116,7 @@ def test_no_drawn_batch_is_larger_than_the_largest():
         draw.shuffle(lengths)
         sums += [sum(lengths[start : start + 4]) for start in range(0, 400, 4)]
 
-    assert 0.93 * max(sums) <= largest.tokens <= 4 * 300
+    assert 0.85 * max(sums) <= largest.tokens <= 4 * 300
     assert end_to_end_batch(histogram, 4, batches=3).tokens < largest.tokens
     assert longest_of(histogram, 400) == max(lengths)
     assert longest_of(histogram, 9) < max(lengths)
@@ -174,6 +174,7 @@ CHANGES = {
     "intermediate_size": 384,
     "num_hidden_layers": 4,
     "head_dim": 32,
+    "sliding_window": None,
 }
 
 
@@ -206,20 +207,24 @@ def test_layers_keep_what_the_formula_says(folders, architecture, precision, dro
         if precision == "bf16":
             norm.fuse(model)
 
-        count = Kept(model)
         borders = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
         positions = torch.cat([torch.arange(length) for length in lengths])[None]
+        batch = {
+            "input_ids": torch.zeros(1, tokens, dtype=torch.long),
+            "position_ids": positions,
+            "cu_seq_lens_q": borders,
+            "cu_seq_lens_k": borders,
+            "max_length_q": max(lengths),
+            "max_length_k": max(lengths),
+            "use_cache": False,
+        }
+        # The trunk alone: the output layer is the same for both. The first pass moves frozen weights.
+        trunk = model.get_base_model().model
+        trunk(**batch)
+        count = Kept(model)
         with torch.autograd.graph.saved_tensors_hooks(count.pack, lambda kept: kept):
-            # The trunk alone: the output layer is the same for both.
-            model.get_base_model().model(
-                input_ids=torch.zeros(1, tokens, dtype=torch.long),
-                position_ids=positions,
-                cu_seq_lens_q=borders,
-                cu_seq_lens_k=borders,
-                max_length_q=max(lengths),
-                max_length_k=max(lengths),
-                use_cache=False,
-            )
+            trunk(**batch)
+
         kept[layers] = count.bytes
 
     shape = shape_read(folders(architecture, **CHANGES))

@@ -92,6 +92,8 @@ def step_try(
     )
 
     folder = folder_of(measurement)
+    # A leftover of a database that was restored to an earlier state.
+    shutil.rmtree(folder, ignore_errors=True)
     run = TrainRun(
         owner=by,
         name="One step",
