@@ -276,7 +276,11 @@
     const holder = summary.querySelector("[data-forecast]");
     if (html === undefined || holder.shownHtml === html) return;
     holder.shownHtml = html;
-    window.Idiomorph.morph(holder, html, { morphStyle: "innerHTML" });
+    const hadFocus = holder.contains(document.activeElement);
+    const wasOpen = holder.querySelector("details")?.open;
+    holder.innerHTML = html;
+    if (wasOpen) holder.querySelector("details")?.setAttribute("open", "");
+    if (hadFocus) holder.querySelector("input, [data-step-run]")?.focus();
     document.dispatchEvent(new CustomEvent("forecast:shown"));
   }
 

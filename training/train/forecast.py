@@ -464,8 +464,12 @@ def verdict_of(low: int, high: int, usable: int) -> str:
 
 
 def size_words(size: int) -> str:
-    """In GB as pages show it, with a digit behind the point below 100."""
+    """As pages show memory: GB of 2^30 bytes, with a digit behind the point below 100, and MB below
+    one."""
     value = size / 2**30
+    if value < 0.95:
+        return f"{size / 2**20:,.0f} MB"
+
     return f"{value:,.0f} GB" if value >= 100 else f"{value:.1f} GB"
 
 
