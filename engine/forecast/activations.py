@@ -27,6 +27,9 @@ TILE_LOGITS = 1 << 24
 PLAIN_TILE_TOKENS = {"cpu": 512, "cuda": 4096}
 PLAIN_TILE_WORDS = {"cpu": 4096, "cuda": 8192}
 TILE_WORDS = 4096
+# With checkpointing, how many layers' results are there at once while one is computed again: its own, as
+# much of gradients, and on a CPU the places of those before it, which the next ones do not quite fit.
+AT_ONCE = {"cpu": 4, "cuda": 2}
 
 
 def tokens_computed(work: Workload) -> int:
@@ -36,7 +39,8 @@ def tokens_computed(work: Workload) -> int:
 
 
 def activation_bytes(model: ModelShape, work: Workload) -> float:
-    """All layers; with checkpointing their inputs, and one layer that is being computed again."""
+    """All layers; with checkpointing their inputs, and the layer that is being computed again, with its
+    gradients."""
     tokens = tokens_computed(work)
     layer = layer_bytes(model, work)
     # The embedded tokens, the last norm, and the hidden states that the loss is taken from.
@@ -44,7 +48,7 @@ def activation_bytes(model: ModelShape, work: Workload) -> float:
 
     if work.checkpointing:
         inputs = model.hidden * _residual_bytes(work) * tokens * model.layers
-        return inputs + layer + ends
+        return inputs + AT_ONCE[work.target.kind] * layer + ends
 
     return layer * model.layers + ends
 

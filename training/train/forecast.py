@@ -271,8 +271,11 @@ class Forecaster:
 
         pasts = self.pasts[name]
         deciding = deciding_of(parameters)
+        is_half = Target.of(device).half
         same = [
-            past for past in pasts if past.is_step and past.deciding == deciding and past.is_own
+            past
+            for past in pasts
+            if past.is_step and past.deciding == deciding and past.is_half == is_half
         ]
         if same:
             return Correction(same[0].factor, ERROR_OF_MEASURED, steps=1, is_measured=True)
@@ -285,12 +288,14 @@ class Forecaster:
 @dataclass(frozen=True)
 class Past:
     """What a train or a tried step took, against what the formulas say of it. `is_own`: of the same
-    base model."""
+    base model. `is_half`: whether its device was found to compute well in bf16, which a busy processor
+    may not be."""
 
     factor: float
     deciding: dict[str, Any]
     is_step: bool
     is_own: bool
+    is_half: bool
 
     def is_alike(self, parameters: Parameters) -> bool:
         return all(
@@ -369,7 +374,15 @@ def _tried_steps(forecaster: Forecaster, device: Mapping[str, Any]) -> list[Past
         )
         memory = memory_forecast(forecaster.shape, work, reward_bytes=forecaster.reward_bytes)
         factor = factor_of(memory, int(step.peak_bytes or 0))
-        found.append(Past(factor, deciding_of(step.parameters), is_step=True, is_own=True))
+        found.append(
+            Past(
+                factor,
+                deciding_of(step.parameters),
+                is_step=True,
+                is_own=True,
+                is_half=work.target.half,
+            )
+        )
 
     return found
 
@@ -389,7 +402,16 @@ def _earlier_trains(forecaster: Forecaster, device: Mapping[str, Any]) -> list[P
         factor = _factor_of_train(run, forecaster)
         if factor is not None:
             is_own = run.base_model_id == forecaster.base_model.pk
-            found.append(Past(factor, deciding_of(run.parameters), is_step=False, is_own=is_own))
+            is_half = Target.of(run.facts["device"]).half
+            found.append(
+                Past(
+                    factor,
+                    deciding_of(run.parameters),
+                    is_step=False,
+                    is_own=is_own,
+                    is_half=is_half,
+                )
+            )
 
     return found
 
