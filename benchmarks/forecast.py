@@ -279,7 +279,8 @@ def model_make(name: str, base: Path, folder: Path) -> int:
     values |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = AutoConfig.for_model(model_type, **values)
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    make: Any = AutoModelForCausalLM.from_config
+    model = make(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return 0

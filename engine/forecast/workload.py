@@ -61,7 +61,7 @@ class Workload:
 
     @property
     def trains_adapter(self) -> bool:
-        return self.parameters.get("adapter", "lora") == "lora"
+        return bool(self.parameters.get("adapter", "lora") == "lora")
 
     @property
     def precision(self) -> str:
@@ -91,7 +91,8 @@ class Workload:
     @property
     def dropout(self) -> bool:
         share = float(self.parameters.get("lora_dropout") or 0.0)
-        return self.trains_adapter and share > 0 and self.recipe not in WITHOUT_DROPOUT
+        has_share = share > 0
+        return self.trains_adapter and has_share and self.recipe not in WITHOUT_DROPOUT
 
     @property
     def checkpointing(self) -> bool:
