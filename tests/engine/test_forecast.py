@@ -14,7 +14,7 @@ from engine.forecast.activations import layer_bytes
 from engine.forecast.batches import Batch, end_to_end_batch, longest_of, packed_batch
 from engine.forecast.memory import memory_forecast, trained_weights
 from engine.forecast.shape import ShapeUnknown, shape_of, shape_read
-from engine.forecast.workload import Target, Workload
+from engine.forecast.workload import Target, Workload, largest_batch
 from engine.run.hardware import Device, precision_choose
 from engine.schema.registry import RECIPES
 from tests.tiny import ARCHITECTURES, tiny_model
@@ -263,3 +263,92 @@ def test_memory_counts_what_the_engine_measures():
 
     assert on_gpu.counted == on_gpu.total - on_gpu.parts["libraries"]
     assert on_cpu.counted == on_cpu.total
+
+
+WRITING = {"max_prompt_tokens": 600, "max_completion_tokens": 24, "num_generations": 4}
+TEXT = "ball red green blue black white large small near far old new"
+
+
+def rows_of(recipe: str, count: int) -> tuple[str, list[dict[str, Any]]]:
+    """(format, rows) of some 300 tokens each."""
+    draw = random.Random(5)
+
+    def text(words: int) -> str:
+        return " ".join(draw.choice(TEXT.split()) for _ in range(words))
+
+    if recipe in ("grpo", "ppo"):
+        return "prompt-only", [{"prompt": text(70)} for _ in range(count)]
+    if recipe in ("dpo", "reward"):
+        pairs = [
+            {"prompt": text(30), "chosen": text(40), "rejected": text(40)} for _ in range(count)
+        ]
+        return "preference", pairs
+    if recipe == "kto":
+        rated = [
+            {"prompt": text(30), "completion": text(40), "label": bool(number % 2)}
+            for number in range(count)
+        ]
+        return "kto", rated
+
+    return "prompt-completion", [{"prompt": text(30), "completion": text(40)} for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def middling(tmp_path_factory):
+    """Large enough that what it keeps is more than what a process takes anyway."""
+    return tiny_model(
+        tmp_path_factory.mktemp("middling"),
+        "llama",
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=8,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=2048,
+    )
+
+
+@pytest.mark.parametrize("adapter", ["lora", "none"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_real_train_takes_what_was_forecast(middling, tmp_path, warm, recipe, adapter):
+    """Every method with an adapter and with all weights, two steps each. The formulas leave 15 %."""
+    from engine.chat.lengths import count, examples_by_line
+    from engine.chat.render import Renderer, tokenizer_load
+    from engine.contract.rundir import all_events, read_spec
+    from tests.engine.runs import prepare
+
+    form, rows = rows_of(recipe, 20)
+    given: dict[str, Any] = {
+        "adapter": adapter,
+        "batch_size": 8,
+        "max_steps": 2,
+        "max_tokens": 1024,
+    }
+    if recipe in ("grpo", "ppo"):
+        names = RECIPES[recipe].parameters.model_fields
+        given |= {name: value for name, value in WRITING.items() if name in names}
+        given["rewards"] = [{"function": "length_window"}]
+
+    run = prepare(tmp_path / "run", middling, rows, recipe=recipe, format=form, **given)
+    done = warm.run("engine", str(run), "--in-place")
+    assert done.returncode == 0, done.stdout[-2000:]
+    peaks = [
+        event["values"]["peak_memory_gb"]
+        for event in all_events(run)
+        if event["type"] == "metrics" and event["split"] == "train"
+    ]
+
+    spec = read_spec(run)
+    parameters = RECIPES[recipe].parameters.model_validate(spec.parameters).model_dump()
+    renderer = Renderer(tokenizer_load(middling), system_prompt="", warn=lambda code, text: None)
+    lengths = count(renderer, examples_by_line(run / "data.jsonl", "jsonl", form, {}))
+    shape = shape_read(middling)
+    batch = largest_batch(
+        shape, recipe, parameters, rows=lengths["rows"], prompts=lengths["prompts"], steps=2
+    )
+    memory = memory_forecast(shape, Workload(recipe, parameters, batch, CPU))
+
+    measured = max(peaks) * 2**30
+    assert memory.counted - memory.parts["libraries"] > 300 * 2**20
+    assert memory.counted == pytest.approx(measured, rel=0.15)
