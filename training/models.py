@@ -306,7 +306,7 @@ class StepMeasurement(models.Model):
     """What one step of a configuration took on a worker, tried before any train of it
     (training.train.step_trial). Forecasts are corrected by it."""
 
-    owner = models.ForeignKey(
+    asked_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
     method = models.ForeignKey(TrainingMethod, models.CASCADE, related_name="+")

@@ -41,7 +41,7 @@ class Migration(migrations.Migration):
                 ('base_model', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='models_app.basemodel')),
                 ('dataset', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='datasets_app.dataset')),
                 ('method', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='methods.trainingmethod')),
-                ('owner', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ("asked_by", models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
             options={
                 'ordering': ['-id'],

@@ -83,7 +83,7 @@ def step_try(
     resolved, plan = check.insist()
     batch = _batch(method, base_model, dataset, resolved, plan.steps)
     measurement = StepMeasurement.objects.create(
-        owner=by,
+        asked_by=by,
         method=method,
         base_model=base_model,
         dataset=dataset,
@@ -176,7 +176,7 @@ def _order(method: TrainingMethod, parameters: dict[str, Any], batch: Batch) -> 
 def step_read(*, by: User, pk: int) -> dict[str, Any] | None:
     """{"done", "error", "peak_bytes", "step_seconds", "device"}; None for one that is not there, or not
     this person's."""
-    measurement = StepMeasurement.objects.filter(pk=pk, owner=by).first()
+    measurement = StepMeasurement.objects.filter(pk=pk, asked_by=by).first()
     if measurement is None:
         return None
 
@@ -192,7 +192,7 @@ def step_read(*, by: User, pk: int) -> dict[str, Any] | None:
 
 def step_cancel(*, by: User, pk: int) -> bool:
     """End a trial. False for one that is not there, or not this person's."""
-    measurement = StepMeasurement.objects.filter(pk=pk, owner=by).first()
+    measurement = StepMeasurement.objects.filter(pk=pk, asked_by=by).first()
     if measurement is None:
         return False
 
