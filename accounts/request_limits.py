@@ -42,7 +42,7 @@ class TooManyRequests(UserError):
 
 
 def request_count(request: HttpRequest, token_id: str, limit: int) -> None:
-    """Count a call. limit: 0 for any number. What is left becomes `request.allowance`. Raises
+    """Count a call. limit: 0 for no limit. What is left becomes `request.allowance`. Raises
     TooManyRequests for one too many."""
     allowance = allowance_take(token_id, limit)
     if allowance is None:

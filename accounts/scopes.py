@@ -77,8 +77,8 @@ SCOPES = {
         Scope(
             "chat",
             "Chat",
-            "See which models can be asked, and ask them: chat, completions, responses, embeddings "
-            "and batches of them. Sees no datasets and trains nothing.",
+            "See which models can be asked, and ask them: chat, completions, responses and batches of "
+            "them. Sees no datasets and trains nothing.",
             frozenset(),
             {
                 "conversations": EVERYTHING,

@@ -41,7 +41,7 @@ class TokenSerializer(serializers.Serializer[Token]):
     last_used_at = serializers.DateTimeField(source="last_used", read_only=True, allow_null=True)
     expires_at = serializers.DateTimeField(source="expiry", read_only=True, allow_null=True)
     requests_per_minute = serializers.IntegerField(
-        source="request_limit", read_only=True, help_text="0 for any number."
+        source="request_limit", read_only=True, help_text="0 for no limit."
     )
 
 
@@ -68,7 +68,7 @@ class TokenCreateSerializer(StrictSerializer):
         max_value=MOST_REQUESTS,
         allow_null=True,
         default=None,
-        help_text="How many calls it may make a minute; 0 for any number, null for the platform's "
+        help_text="How many calls it may make a minute; 0 for no limit, null for the platform's "
         "default.",
     )
 

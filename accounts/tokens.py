@@ -44,7 +44,7 @@ def token_create(
     """Returns (the token's row, its text). The text is stored nowhere: show it now or never.
 
     days: until it expires, TOKEN_DAYS by default. lifetime: for shorter-lived tokens of our own
-    commands. requests_per_minute: 0 for any number, None for the platform's default.
+    commands. requests_per_minute: 0 for no limit, None for the platform's default.
 
     Raises UserError for an invalid name, scope, number of days or of requests, and where this person has
     TOKENS_PER_PERSON already.
@@ -62,7 +62,7 @@ def token_create(
     if not 1 <= days <= LONGEST_DAYS:
         fields["days"] = [f"Choose between 1 and {LONGEST_DAYS:,} days."]
     if requests_per_minute is not None and not 0 <= requests_per_minute <= MOST_REQUESTS:
-        fields["requests_per_minute"] = [f"Choose at most {MOST_REQUESTS:,}; 0 for any number."]
+        fields["requests_per_minute"] = [f"Choose at most {MOST_REQUESTS:,}; 0 for no limit."]
     if fields:
         raise UserError(fields)
 

@@ -155,14 +155,25 @@ def measure(contenders: list[Contender], rounds: int) -> dict[str, Any]:
             singles[contender.name].append((one.tokens - 1) / one.seconds)
             sums[contender.name].append(at_once(contender, together))
 
+    measured = {
+        "first_token_seconds": firsts,
+        "tokens_a_second": singles,
+        "tokens_a_second_of_four": sums,
+    }
+    alone = contenders[0].name
     return {
         each.name: {
-            "first_token_seconds": _rounded(firsts[each.name]),
-            "tokens_a_second": _rounded(singles[each.name]),
-            "tokens_a_second_of_four": _rounded(sums[each.name]),
+            figure: _rounded(values[each.name])
+            | {"beside_alone": _ratio(values[each.name], values[alone])}
+            for figure, values in measured.items()
         }
         for each in contenders
     }
+
+
+def _ratio(values: list[float], others: list[float]) -> float:
+    """The median of the rounds' ratios: what slows a machine down for a while slows both."""
+    return round(statistics.median(a / b for a, b in zip(values, others, strict=True)), 2)
 
 
 def at_once(contender: Contender, together: list[str]) -> float:

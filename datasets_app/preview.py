@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 from core.errors import UserError
 from core.programs import ProgramProblem, program_run
 from datasets_app.models import Dataset
-from engine.rows.preview import TEXT_LIMIT, PreviewRow, preview_rows, shorten
+from engine.rows.preview import TEXT_LIMIT, PreviewRow, preview_rows, rows_at, shorten
 from engine.rows.read import FilePosition, FileProblem, Row, read_rows
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "mark_options",
     "nearest_mark",
     "row_seen",
+    "rows_numbered",
     "rows_seen",
     "shorten",
 ]
@@ -52,13 +54,9 @@ def rows_seen(dataset: Dataset, start: int, count: int) -> list[PreviewRow]:
     mark = nearest_mark(dataset, start)
     skip = start - mark.rows
     count = min(count, dataset.row_count - start)
-    try:
-        is_small = dataset.path.stat().st_size <= SMALL_BYTES
-    except FileNotFoundError:
-        return []
-
-    if dataset.file_type == "parquet" or not is_small:
-        return _read_by_program(dataset, mark, skip, count)
+    if not _is_small(dataset):
+        options = (*mark_options(mark), "--skip", str(skip), "--rows", str(count))
+        return _read_by_program(dataset, options)
 
     try:
         rows = islice(read_rows(dataset.path, dataset.file_type, mark), skip, skip + count)
@@ -67,9 +65,38 @@ def rows_seen(dataset: Dataset, start: int, count: int) -> list[PreviewRow]:
         return []
 
 
-def _read_by_program(
-    dataset: Dataset, mark: FilePosition, skip: int, count: int
-) -> list[PreviewRow]:
+def rows_numbered(dataset: Dataset, numbers: Sequence[int]) -> list[PreviewRow]:
+    """The rows with these numbers in the file, from 0, in file order; fewer where the file cannot be
+    read further. Raises UserError as rows_seen does."""
+    if not numbers:
+        return []
+
+    known = _marks(dataset)
+    marks = list({_nearest(known, number): None for number in numbers})
+    if not _is_small(dataset):
+        places = json.dumps([[mark.rows, mark.lines, mark.offset] for mark in marks])
+        options = ("--at", json.dumps([*numbers]), "--marks", places)
+        return _read_by_program(dataset, options)
+
+    try:
+        rows = rows_at(dataset.path, dataset.file_type, numbers, marks)
+        return list(preview_rows(rows, dataset.format, dataset.column_map))
+    except (FileProblem, FileNotFoundError):
+        return []
+
+
+def _is_small(dataset: Dataset) -> bool:
+    """Whether it is read here and by no program; so is a file that is not there."""
+    try:
+        size = dataset.path.stat().st_size
+    except FileNotFoundError:
+        return True
+
+    return size <= SMALL_BYTES and dataset.file_type != "parquet"
+
+
+def _read_by_program(dataset: Dataset, options: tuple[str, ...]) -> list[PreviewRow]:
+    """options: which rows."""
     rows: list[PreviewRow] = []
 
     def on_report(news: dict[str, Any]) -> None:
@@ -83,11 +110,7 @@ def _read_by_program(
         program_run(
             "engine.rows.preview",
             *file_options(dataset),
-            *mark_options(mark),
-            "--skip",
-            str(skip),
-            "--rows",
-            str(count),
+            *options,
             seconds=SECONDS,
             memory_bytes=MEMORY_BYTES,
             too_long=TOO_LONG,
@@ -122,7 +145,11 @@ def mark_options(mark: FilePosition) -> tuple[str, str]:
 
 def nearest_mark(dataset: Dataset, start: int) -> FilePosition:
     """The last mark at or before row `start`; the check left one every so many rows."""
-    before = [mark for mark in _marks(dataset) if mark.rows <= start]
+    return _nearest(_marks(dataset), start)
+
+
+def _nearest(marks: list[FilePosition], start: int) -> FilePosition:
+    before = [mark for mark in marks if mark.rows <= start]
     return max(before, key=lambda mark: mark.rows, default=FilePosition())
 
 

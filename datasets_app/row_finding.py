@@ -74,8 +74,10 @@ def rows_on_lines(dataset: Dataset, lines: Iterable[int], repair: str = "") -> d
     return {row.line: row for row in rows}
 
 
-def rows_search(dataset: Dataset, text: str, after: str = "") -> SearchResult:
-    """The next rows that hold `text`, behind the place that an earlier result gave as `next`.
+def rows_search(
+    dataset: Dataset, text: str, after: str = "", rows: int = SEARCH_ROWS
+) -> SearchResult:
+    """The next `rows` rows that hold `text`, behind the place that an earlier result gave as `next`.
 
     Raises UserError, with status 503 where it may go well later.
     """
@@ -87,8 +89,8 @@ def rows_search(dataset: Dataset, text: str, after: str = "") -> SearchResult:
         raise UserError(BUSY, status=503)
 
     try:
-        options = (f"--search={text}", "--rows", str(SEARCH_ROWS))
-        rows, report = _run(dataset, mark_read(after), options, SEARCH_SECONDS)
+        options = (f"--search={text}", "--rows", str(rows))
+        found, report = _run(dataset, mark_read(after), options, SEARCH_SECONDS)
     finally:
         AT_ONCE.release()
 
@@ -97,7 +99,7 @@ def rows_search(dataset: Dataset, text: str, after: str = "") -> SearchResult:
         next_place = "-".join(str(number) for number in report["next"])
 
     return SearchResult(
-        rows=rows,
+        rows=found,
         read=report["read"],
         matches=report["matches"],
         next=next_place,

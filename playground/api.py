@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from core import api_sharing
-from core.api import error_body, errors, whole_number
+from core.api import error_body, errors
 from core.errors import UserError
 from core.ownership import owner_check
 from core.requests import LARGEST_ID, reader_of, row_or_404
@@ -42,6 +42,7 @@ from playground.serializers import (
     LinkSeenSerializer,
     LinkSerializer,
     PromptsSerializer,
+    ResultsSerializer,
     TallySerializer,
     ThumbSerializer,
     TokensSeenSerializer,
@@ -52,6 +53,7 @@ from playground.serializers import (
     WarmSerializer,
 )
 from playground.streaming import Asked, written
+from playground.tool_results import results_add
 from playground.visibility import conversation_seen, stored_answer_seen, turn_seen
 from serving.answering import AnswerProblem, prompt_read, warm
 from serving.targets import Placement, target_find, targets_choices
@@ -349,14 +351,18 @@ class TargetsView(APIView):
 
 class PromptsView(APIView):
     @extend_schema(
-        parameters=[TARGET, OpenApiParameter("start", OpenApiTypes.INT)],
+        parameters=[
+            TARGET,
+            OpenApiParameter("search", OpenApiTypes.STR, description="A text that they hold."),
+            OpenApiParameter("after", OpenApiTypes.STR, description="`next` of the answer before."),
+        ],
         responses={200: PromptsSerializer, **errors(400, 401, 404, 409, 503)},
     )
     def get(self, request: Request) -> Response:
         """List prompts that the train behind a model held out."""
-        key = request.query_params.get("target", "")
-        start = whole_number(request, "start", 0)
-        seen = asdict(prompts_of(key, reader_of(request), start))
+        given = request.query_params
+        after, search = given.get("after", ""), given.get("search", "")
+        seen = asdict(prompts_of(given.get("target", ""), reader_of(request), after, search))
         return Response(PromptsSerializer(seen).data)
 
 
@@ -418,6 +424,19 @@ class WarmView(APIView):
             return HttpResponse(status=204)
 
         return LaterResponse(decide)
+
+
+class ResultsView(APIView):
+    @extend_schema(
+        request=ResultsSerializer,
+        responses={200: TurnSerializer, **errors(400, 401, 403, 404, 409)},
+    )
+    def post(self, request: Request, pk: int, position: int, place: int) -> Response:
+        """Say what the tools returned that an answer called. Ask for the answer then: it goes on."""
+        turn = turn_or_404(own_or_404(request, pk), position)
+        values = body_of(ResultsSerializer, request)
+        results_add(answer=answer_or_404(turn, place), by=reader_of(request), **values)
+        return turn_answer(turn)
 
 
 ANSWERS = {200: ConversationLineSerializer, **api_sharing.REFUSALS}

@@ -28,6 +28,11 @@ urlpatterns = [
         name="api-conversation-correction",
     ),
     path(
+        f"{ANSWER}results/",
+        api.ResultsView.as_view(),
+        name="api-conversation-results",
+    ),
+    path(
         "<int:pk>/sharing/", api.ConversationSharingView.as_view(), name="api-conversation-sharing"
     ),
     path(

@@ -21,7 +21,7 @@ Verdict = Feedback.Verdict
 # Fewer votes than that are decided by luck: of 20, a model that is no better gets 15 now and then.
 FEWEST_VOTES = 20
 NOT_YET = "Wait until the answer is there."
-NO_WORDS = "This answer has no words, so there is nothing to judge."
+NO_WORDS = "This answer is empty, so there is nothing to judge."
 
 
 def vote(*, turn: Turn, by: User, verdict: str) -> Turn:
@@ -63,15 +63,15 @@ def vote(*, turn: Turn, by: User, verdict: str) -> Turn:
 
 def _pair(turn: Turn) -> tuple[Answer, Answer]:
     if not turn.blind:
-        raise _conflict("This prompt was not asked blind: the names were there before the answers.")
+        raise _conflict("This prompt was not asked blind: the model names were visible.")
 
     answers = sorted(turn.answers.all(), key=lambda answer: answer.place)
     if len(answers) != 2:
-        raise _conflict("There are no two answers to vote on.")
+        raise _conflict("A vote needs two answers.")
     if any(answer.is_open for answer in answers):
         raise _conflict("Wait until both answers are there.")
     if not all(answer.text for answer in answers):
-        raise _conflict("One of them has not answered, so there is nothing to compare.")
+        raise _conflict("One of the models has not answered, so there is nothing to compare.")
 
     return answers[0], answers[1]
 
@@ -115,7 +115,9 @@ def correction(*, answer: Answer, by: User, text: str) -> None:
     if text.strip():
         text = prompt_clean(text)
         if text.strip() == answer.text.strip():
-            raise UserError({"text": ["This is the answer as it is. Change it first."]})
+            raise UserError(
+                {"text": ["The correction is the same as the answer. Change it first."]}
+            )
 
         values = {
             "verdict": Verdict.CORRECTED,

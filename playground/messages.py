@@ -12,8 +12,8 @@ Messages = list[dict[str, Any]]
 
 
 def messages_of(conversation: Conversation, pane: int, turn: Turn | None = None) -> Messages:
-    """The messages up to the prompt of `turn`, without its answer; None for the whole conversation.
-    pane: its id.
+    """The messages up to the prompt of `turn` and what tools returned to the pane since, without its
+    answer; None for the whole conversation. pane: its id.
 
     A prompt that this pane has not answered is left out: chat templates want answers between
     prompts. After a blind vote all go on from the better answer, so that the next answers are again
@@ -28,10 +28,13 @@ def messages_of(conversation: Conversation, pane: int, turn: Turn | None = None)
 
         answer = _goes_on_from(earlier, pane)
         if answer is not None and (answer.text or whole_calls(answer)):
-            messages += [asked(earlier), answered(answer)]
+            messages += [asked(earlier), *rounds_of(answer), answered(answer)]
 
     if turn is not None:
         messages.append(asked(turn))
+        answer = answer_of(turn, pane)
+        if answer is not None:
+            messages += rounds_of(answer)
 
     return messages
 
@@ -66,10 +69,29 @@ def answered(answer: Answer) -> dict[str, Any]:
     return message
 
 
+def rounds_of(answer: Answer) -> Messages:
+    """What it said before with calls of tools, each followed by their results."""
+    messages: Messages = []
+    for earlier in answer.rounds:
+        message = {"role": "assistant", "content": earlier["text"]}
+        if earlier["reasoning"]:
+            # Between calls, templates of thinking models keep what they thought.
+            message["reasoning_content"] = earlier["reasoning"]
+
+        calls = whole(earlier["tool_calls"])
+        messages += [message | {"tool_calls": calls}, *earlier["results"]]
+
+    return messages
+
+
 def whole_calls(answer: Answer) -> list[dict[str, Any]]:
     """Its tool calls without those that it was stopped in the middle of: model servers refuse a
     conversation that has one."""
-    return [call for call in answer.tool_calls if _is_whole(call.get("function") or {})]
+    return whole(answer.tool_calls)
+
+
+def whole(calls: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [call for call in calls if _is_whole(call.get("function") or {})]
 
 
 def _is_whole(function: dict[str, Any]) -> bool:

@@ -135,7 +135,7 @@ class AnswerQuerySet(models.QuerySet["Answer"]):
 
 class Answer(models.Model):
     """waiting -> writing -> done | stopped | failed; what was stopped or failed can be asked for
-    again."""
+    again. One that called tools waits again when their results are there."""
 
     class State(models.TextChoices):
         WAITING = "waiting", "Waiting"
@@ -156,6 +156,12 @@ class Answer(models.Model):
     title = models.CharField(max_length=TITLE_LIMIT)
     sampling = models.JSONField(default=dict)
 
+    rounds = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="What it said before, when it called tools, with what they returned: text, "
+        "reasoning, tool_calls, figures, and results as messages of OpenAI's API.",
+    )
     state = models.CharField(max_length=10, choices=State.choices, default=State.WAITING)
     text = models.TextField(blank=True)
     reasoning = models.TextField(blank=True)
@@ -163,7 +169,7 @@ class Answer(models.Model):
     prompt_tokens = models.PositiveIntegerField(null=True, blank=True)
     tokens = models.PositiveIntegerField(null=True, blank=True)
     first_seconds = models.FloatField(
-        null=True, blank=True, help_text="From the question to the first token."
+        null=True, blank=True, help_text="From when the model had its turn to the first token."
     )
     seconds = models.FloatField(null=True, blank=True, help_text="From the question to the end.")
     rate = models.FloatField(null=True, blank=True, help_text="Tokens a second while it wrote.")

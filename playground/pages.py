@@ -216,9 +216,9 @@ class LinkView(ConversationActionView):
         wanted = bool(request.POST.get("wanted"))
         link_set(conversation=row, by=reader_of(request), wanted=wanted)
         if wanted:
-            return "Whoever has the link, and may see the models, can read it now."
+            return "Anyone with the link who may see the models can read it now."
 
-        return "The link leads nowhere any more."
+        return "The link no longer works."
 
 
 # Feedback

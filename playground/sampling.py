@@ -39,14 +39,46 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("temperature", "Temperature", "0 always takes the likeliest token.", 0, 5, "1", "0.05"),
-    Setting("top_p", "Top p", "Of the tokens that make up this share.", 0, 1, "1", "0.01"),
-    Setting("top_k", "Top k", "Of so many likeliest tokens; 0 for all.", 0, 10_000, "all", "1"),
-    Setting("min_p", "Min p", "At least this share of the likeliest.", 0, 1, "0", "0.01"),
+    Setting(
+        "temperature",
+        "Temperature",
+        "Higher is more varied; 0 always takes the likeliest token.",
+        0,
+        5,
+        "1",
+        "0.05",
+    ),
+    Setting(
+        "top_p",
+        "Top p",
+        "Samples from the likeliest tokens whose probabilities add up to this.",
+        0,
+        1,
+        "1",
+        "0.01",
+    ),
+    Setting(
+        "top_k",
+        "Top k",
+        "Samples from this many of the likeliest tokens; 0 for all.",
+        0,
+        10_000,
+        "all",
+        "1",
+    ),
+    Setting(
+        "min_p",
+        "Min p",
+        "Drops tokens less likely than this share of the likeliest one.",
+        0,
+        1,
+        "0",
+        "0.01",
+    ),
     Setting(
         "frequency_penalty",
         "Frequency penalty",
-        "Against tokens, the more often they occurred.",
+        "Makes a token less likely each time it has been used.",
         -2,
         2,
         "0",
@@ -55,14 +87,30 @@ SETTINGS = (
     Setting(
         "presence_penalty",
         "Presence penalty",
-        "Against tokens that occurred at all.",
+        "Makes tokens that have been used once less likely.",
         -2,
         2,
         "0",
         "0.1",
     ),
-    Setting("max_tokens", "Longest answer", "In tokens.", 1, 131_072, str(DEFAULT_MAX_TOKENS), "1"),
-    Setting("seed", "Seed", "The same seed gives the same answer.", 0, 2**31 - 1, "random", "1"),
+    Setting(
+        "max_tokens",
+        "Max tokens",
+        "The longest an answer may become.",
+        1,
+        131_072,
+        str(DEFAULT_MAX_TOKENS),
+        "1",
+    ),
+    Setting(
+        "seed",
+        "Seed",
+        "The same seed and settings give the same answer.",
+        0,
+        2**31 - 1,
+        "random",
+        "1",
+    ),
 )
 
 
@@ -110,7 +158,7 @@ def _stops(given: Any, field: str) -> list[str]:
 
     stops = [given] if isinstance(given, str) else given
     if not isinstance(stops, list) or not all(isinstance(item, str) for item in stops):
-        raise UserError({field: ["Stop strings: give a list of texts."]})
+        raise UserError({field: ["Stop strings: give a list of strings."]})
 
     stops = [storable(item) for item in stops if item]
     if len(stops) > STOPS_LIMIT or any(len(item) > STOP_CHARACTERS for item in stops):
@@ -139,7 +187,7 @@ def tools_clean(given: Any) -> list[dict[str, Any]]:
             )
             raise UserError({"tools": [text]})
         if name in names:
-            raise UserError({"tools": [f"There are two tools of the name {name[:60]!r}."]})
+            raise UserError({"tools": [f"Two tools have the name {name[:60]!r}."]})
 
         names.add(name)
 
@@ -180,7 +228,7 @@ def prompt_clean(given: str, field: str = "text") -> str:
     if not text.strip():
         raise UserError({field: ["Write something first."]})
     if len(text) > TEXT_LIMIT:
-        long = f"This has {len(text):,} characters; at most {TEXT_LIMIT:,} can be sent."
+        long = f"This message has {len(text):,} characters; the limit is {TEXT_LIMIT:,}."
         raise UserError({field: [long]})
 
     return text

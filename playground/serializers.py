@@ -119,6 +119,10 @@ class CorrectionSerializer(StrictSerializer):
 class MessageSerializer(serializers.Serializer[Any]):
     role = serializers.ChoiceField(choices=["system", "user", "assistant", "tool"])
     content = _text()
+    name = serializers.CharField(required=False, max_length=200)
+    tool_call_id = serializers.CharField(required=False, max_length=200)
+    tool_calls = ToolsField(required=False)
+    reasoning_content = _text(required=False)
 
 
 class TokensSerializer(StrictSerializer):
@@ -139,6 +143,26 @@ class WarmSerializer(StrictSerializer):
     )
 
 
+class ResultField(StrictSerializer):
+    tool_call_id = serializers.CharField(max_length=200)
+    content = _text(help_text="Text or JSON, as the tool returned it.")
+
+
+class ResultsSerializer(StrictSerializer):
+    results = serializers.ListField(
+        child=ResultField(), min_length=1, max_length=64, help_text="One for each call."
+    )
+    round = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        default=None,
+        min_value=0,
+        max_value=1000,
+        help_text="Of earlier calls whose results are replaced, from 0: what was said behind them "
+        "goes. Null for the calls that wait.",
+    )
+
+
 class DatasetMakeSerializer(StrictSerializer):
     form = serializers.ChoiceField(choices=FeedbackDataset.Form.choices)
     conversation = serializers.IntegerField(
@@ -155,6 +179,16 @@ class DatasetMakeSerializer(StrictSerializer):
 # What is answered
 
 
+class RoundSerializer(serializers.Serializer[Any]):
+    text = serializers.CharField(allow_blank=True)
+    reasoning = serializers.CharField(allow_blank=True)
+    tool_calls = serializers.ListField(child=serializers.DictField())
+    results = serializers.ListField(child=serializers.DictField())
+    tokens = serializers.IntegerField(allow_null=True)
+    rate = serializers.FloatField(allow_null=True)
+    first_seconds = serializers.FloatField(allow_null=True)
+
+
 class AnswerSerializer(serializers.Serializer[Any]):
     place = serializers.IntegerField()
     state = serializers.ChoiceField(choices=Answer.State.choices)
@@ -164,10 +198,18 @@ class AnswerSerializer(serializers.Serializer[Any]):
     text = serializers.CharField(allow_blank=True)
     reasoning = serializers.CharField(allow_blank=True)
     tool_calls = serializers.ListField(child=serializers.DictField())
+    calls_waiting = serializers.ListField(
+        child=serializers.CharField(), help_text="Ids of the calls whose results it waits for."
+    )
+    rounds = RoundSerializer(
+        many=True, help_text="What it said before, when it called tools, and their results."
+    )
     prompt_tokens = serializers.IntegerField(allow_null=True)
     tokens = serializers.IntegerField(allow_null=True)
     rate = serializers.FloatField(allow_null=True, help_text="Tokens a second.")
-    first_seconds = serializers.FloatField(allow_null=True)
+    first_seconds = serializers.FloatField(
+        allow_null=True, help_text="From when the model had its turn to the first token."
+    )
     seconds = serializers.FloatField(allow_null=True)
     finish_reason = serializers.CharField(allow_blank=True)
     error = serializers.CharField(allow_blank=True)
@@ -245,11 +287,18 @@ class PromptSerializer(serializers.Serializer[Any]):
     text = serializers.CharField()
     reference = serializers.CharField(allow_blank=True)
     system = serializers.CharField(allow_blank=True)
+    earlier = serializers.IntegerField(
+        help_text="Turns of the row before the question, which are not asked."
+    )
+    is_cut = serializers.BooleanField(help_text="Whether the question is too long to be shown.")
 
 
 class PromptsSerializer(serializers.Serializer[Any]):
     note = serializers.CharField(allow_blank=True)
-    more = serializers.BooleanField()
+    next = serializers.CharField(
+        allow_blank=True, help_text="To be sent as `after`; blank behind the last."
+    )
+    can_search = serializers.BooleanField()
     prompts = PromptSerializer(many=True)
 
 

@@ -106,7 +106,7 @@ def _pane_ids(there: Sequence[dict[str, Any]], given: Sequence[dict[str, Any]]) 
     for index, pane in enumerate(given):
         number = pane.get("id")
         if number is not None and number not in left:
-            raise UserError({f"panes.{index}.id": ["The conversation has no such pane."]})
+            raise UserError({f"panes.{index}.id": ["The conversation no longer has this pane."]})
         if number is not None:
             left.remove(number)
 
@@ -237,7 +237,7 @@ def turn_add(*, conversation: Conversation, by: User, text: str, replaces: int =
 
         if replaces:
             if not turns.filter(position=replaces).exists():
-                raise UserError({"replaces": ["There is no such prompt any more."]})
+                raise UserError({"replaces": ["This prompt is no longer there."]})
 
             turns.filter(position__gte=replaces).delete()
             position = replaces

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -32,8 +33,12 @@ from serving.targets import Placement
 
 logger = logging.getLogger("deepextension.web")
 
-FAULT = "This ended by a fault of the platform."
-NOT_STORED = "This answer could not be stored, since the database does not answer."
+FAULT = "An error of the platform ended this answer."
+NOT_STORED = "This answer could not be saved: the database does not respond."
+NO_TOOLS = (
+    "This model cannot be offered tools: its chat template has no place for them, or writes calls in "
+    "a form that cannot be read. Take the tools out of the settings, or ask another model."
+)
 # How often that is tried, and how many seconds apart.
 TRIES = 3
 TRY_AGAIN_AFTER = 1.0
@@ -72,9 +77,11 @@ class Asked:
 
 @dataclass
 class Written:
-    """What has come of an answer."""
+    """What has come of an answer. began: when it was asked for. ready: when the model had its turn,
+    after others and after it was loaded. timings: of the server itself, where it tells them."""
 
     began: float = field(default_factory=time.monotonic)
+    ready: float | None = None
     first: float | None = None
     last: float | None = None
     text: list[str] = field(default_factory=list)
@@ -82,7 +89,17 @@ class Written:
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     pieces: int = 0
     usage: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, Any] = field(default_factory=dict)
     finish_reason: str = ""
+
+    def hear(self, state: State, body: dict[str, Any]) -> None:
+        """Raises AnswerProblem for what the model's server cannot do."""
+        if state.phase != "ready":
+            return
+
+        self.ready = time.monotonic()
+        if wants_tools(body) and "tools" not in state.abilities:
+            raise AnswerProblem(NO_TOOLS, code="unsupported", status=400)
 
     def take(self, payload: bytes) -> None:
         """Read a chunk; what cannot be read has no words."""
@@ -93,6 +110,8 @@ class Written:
 
         if isinstance(chunk.get("usage"), dict):
             self.usage = chunk["usage"]
+        if isinstance(chunk.get("timings"), dict):
+            self.timings = chunk["timings"]
 
         for choice in chunk.get("choices") or ():
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
@@ -128,25 +147,63 @@ class Written:
 
     def values(self, state: str, error: str) -> dict[str, Any]:
         """The columns of the answer."""
-        tokens = self.usage.get("completion_tokens", self.pieces)
-        rate = None
-        if self.first is not None and self.last is not None and tokens > 1:
-            # The first token comes with the reading of the prompt.
-            rate = (tokens - 1) / max(self.last - self.first, 1e-3)
+        first_seconds = None
+        if self.first is not None:
+            first_seconds = self.first - (self.began if self.ready is None else self.ready)
 
         return {
             "state": state,
             "error": error,
             "text": "".join(self.text),
             "reasoning": "".join(self.reasoning),
-            "tool_calls": [self.calls[index] for index in sorted(self.calls)],
+            "tool_calls": calls_with_ids([self.calls[index] for index in sorted(self.calls)]),
             "prompt_tokens": self.usage.get("prompt_tokens"),
-            "tokens": tokens,
-            "rate": rate,
-            "first_seconds": self.first - self.began if self.first is not None else None,
+            "tokens": self.tokens,
+            "rate": self.rate,
+            "first_seconds": first_seconds,
             "seconds": time.monotonic() - self.began,
             "finish_reason": self.finish_reason[:40],
         }
+
+    @property
+    def tokens(self) -> int:
+        """Where the server was stopped before it counted: the pieces that came, of which each is a
+        token or some."""
+        counted: int = self.usage.get("completion_tokens", self.pieces)
+        return counted
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens a second from the first one on, which comes with the reading of the prompt; None
+        where nobody knows. What the server measured itself counts: calls of tools come all at once,
+        when the last of their tokens is written."""
+        count, milliseconds = self.timings.get("predicted_n"), self.timings.get("predicted_ms")
+        if isinstance(count, int) and isinstance(milliseconds, int | float):
+            return (count - 1) / (milliseconds / 1000) if count > 1 and milliseconds > 0 else None
+
+        if self.first is None or self.last is None or self.calls or self.pieces < 2:
+            return None
+
+        return (self.tokens - 1) / max(self.last - self.first, 1e-3)
+
+
+def wants_tools(body: dict[str, Any]) -> bool:
+    return bool(body.get("tools")) or any(
+        message["role"] == "tool" for message in body.get("messages", ())
+    )
+
+
+def calls_with_ids(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each with an id of its own, by which its result is told: some models write none, or the same
+    ones again."""
+    seen: set[str] = set()
+    for number, call in enumerate(calls, start=1):
+        if not call["id"] or call["id"] in seen:
+            call["id"] = f"call_{number}_{secrets.token_hex(4)}"
+
+        seen.add(call["id"])
+
+    return calls
 
 
 async def written(asked: Asked) -> AsyncGenerator[bytes, None]:
@@ -180,6 +237,7 @@ async def _written(asked: Asked) -> AsyncGenerator[bytes, None]:
         async with aclosing(stream) as parts:
             async for part in parts:
                 if isinstance(part, State):
+                    so_far.hear(part, asked.body)
                     yield state_event(part, hidden=asked.hidden)
                 else:
                     so_far.take(part.payload)

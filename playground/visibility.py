@@ -13,12 +13,13 @@ from django.contrib.auth.models import User
 
 from core.errors import UserError
 from core.ownership import is_owner, may_change
+from playground.messages import whole_calls
 from playground.models import LOST, Answer, Conversation, Feedback, Turn
 from serving.targets import Served, target_find
 
-GONE = "This model is gone, or you may no longer see it. What it said stays."
+GONE = "This model is gone, or you may no longer see it. Its answers stay."
 # In place of why there is no answer, which could tell the model.
-HIDDEN_PROBLEM = "This model could not answer. Why is hidden while its name is."
+HIDDEN_PROBLEM = "This model could not answer. The reason is hidden while its name is."
 
 
 class Targets:
@@ -138,12 +139,38 @@ def answer_seen(answer: Answer, turn: Turn) -> dict[str, Any]:
         "text": answer.text,
         "reasoning": answer.reasoning,
         "tool_calls": answer.tool_calls,
+        "calls_waiting": calls_waiting(answer),
+        "rounds": [round_seen(earlier, is_hidden) for earlier in answer.rounds],
         "finish_reason": answer.finish_reason,
         "error": _error_of(answer, is_hidden),
         **values,
         "thumb": _verdict_of(feedback),
         "correction": _correction_of(feedback),
     }
+
+
+def round_seen(earlier: dict[str, Any], is_hidden: bool) -> dict[str, Any]:
+    """What an answer said before, and what the tools returned that it called."""
+    figures = ("tokens", "rate", "first_seconds")
+    values = {name: None if is_hidden else earlier[name] for name in figures}
+    names = ("tool_call_id", "name", "content")
+    results = [{name: result[name] for name in names} for result in earlier["results"]]
+
+    return {
+        "text": earlier["text"],
+        "reasoning": earlier["reasoning"],
+        "tool_calls": earlier["tool_calls"],
+        "results": results,
+        **values,
+    }
+
+
+def calls_waiting(answer: Answer) -> list[str]:
+    """Ids of the calls whose results it waits for."""
+    if answer.is_open:
+        return []
+
+    return [call["id"] for call in whole_calls(answer) if call.get("id")]
 
 
 def _error_of(answer: Answer, is_hidden: bool) -> str:

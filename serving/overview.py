@@ -22,8 +22,8 @@ from training.work.queue import workers_notify
 VIEW, CHANGE = "jobs.view_devicepolicy", "jobs.change_devicepolicy"
 IN_WORDS = {
     Rule.SHARE: "Trains and models share the device; beside a train a model has one thread.",
-    Rule.TRAINS: "Trains go first: models are unloaded when one starts.",
-    Rule.CHAT: "Answers go first: a train waits until nobody asks any more.",
+    Rule.TRAINS: "Trains go first: models are unloaded when a train starts.",
+    Rule.CHAT: "Answers go first: a train waits until the models are idle.",
 }
 
 
@@ -118,7 +118,7 @@ def model_unload(*, base_key: str, by: User) -> bool:
         return bool(gateway_ask("POST", "/unload", {"base_key": base_key})["unloaded"])
     except OSError as error:
         raise UserError(
-            "The gateway of model servers is not running.", code="unavailable", status=503
+            "The gateway of the model servers is not running.", code="unavailable", status=503
         ) from error
 
 

@@ -25,7 +25,9 @@ class ServedModelSerializer(serializers.Serializer[Any]):
     context_tokens = serializers.IntegerField(
         source="context", help_text="Of one conversation, prompt and answer together."
     )
-    memory_bytes = serializers.IntegerField(help_text="Mapped files included.")
+    memory_bytes = serializers.IntegerField(
+        help_text="Of its processes, with the files that they map counted once."
+    )
     answering = serializers.IntegerField()
     waiting = serializers.IntegerField()
     load_seconds = serializers.FloatField(allow_null=True)

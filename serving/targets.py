@@ -31,7 +31,7 @@ MOST_TRAINS = 200
 MOST_CHECKPOINTS = 10
 # How transformers names what gives scores or labels and writes no text.
 SCORERS = ("ForSequenceClassification", "ForTokenClassification", "RewardModel")
-SCORES_ONLY = "It gives scores and writes no texts, so that there is nothing to talk to."
+SCORES_ONLY = "It is a scoring model: it gives scores and writes no text."
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class UnloadView(ServingActionView):
     def act(self, request: HttpRequest) -> str:
         key = request.POST.get("base_key", "")
         if model_unload(base_key=key, by=reader_of(request)):
-            return "The model is unloaded. It is loaded again when somebody asks it."
+            return "The model is unloaded. It loads again with the next question."
 
         return "The model was not loaded."
 
@@ -66,4 +66,4 @@ class PolicyView(ServingActionView):
             values[name] = number
 
         policy_change(by=reader_of(request), **values)
-        return "Saved. It holds from now on."
+        return "Saved. This applies from now on."

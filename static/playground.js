@@ -10,9 +10,7 @@
   const ASK_AGAIN = 1000; // milliseconds, for answers that another page is writing
   const LONGEST_WAIT = 120; // times
   const STORED_AFTER = 150; // milliseconds
-  const STORED_WITHIN = 20; // times
-  // Which answer both models are told after a blind vote, as playground.messages has it.
-  const GOES_ON_FROM = { left: 0, right: 1, tie: 0 };
+  const STORED_WITHIN = 60; // times
 
   const play = {
     api: data.api,
@@ -37,24 +35,10 @@
       return this.turns.at(-1)?.value.position === turn.position;
     },
 
-    // What a pane is told so far; as playground.messages has it.
-    messagesOf(pane) {
-      const messages = [];
-      const { system_prompt: system } = this.conversation;
-      if (system.trim()) messages.push({ role: "system", content: system });
-      for (const { value } of this.turns) {
-        const answer = value.answers.find((one) =>
-          value.blind && value.verdict
-            ? one.place === GOES_ON_FROM[value.verdict]
-            : one.pane === pane.id,
-        );
-        if (answer?.text)
-          messages.push(
-            { role: "user", content: value.text },
-            { role: "assistant", content: answer.text },
-          );
-      }
-      return messages;
+    // What a pane is told so far, or up to a prompt.
+    messagesOf(pane, before) {
+      const turns = this.turns.map(({ value }) => value);
+      return window.DXMessages.of(this.conversation, turns, pane, before);
     },
 
     // A function of the conversation that returns what it changes; see DXChanges.
@@ -120,11 +104,19 @@
       const { turn, answer } = cell;
       const stop = new AbortController();
       this.streams.set(cell, stop);
-      cell.set({ state: "writing", text: "", reasoning: "", tool_calls: [], error: "" });
+      cell.set({
+        state: "writing",
+        text: "",
+        reasoning: "",
+        tool_calls: [],
+        calls_waiting: [],
+        error: "",
+      });
       drawStop();
       const url = `${this.address}turns/${turn.position}/answers/${answer.place}/`;
       const pane = this.conversation.panes.find(({ id }) => id === answer.pane);
       try {
+        if (cell.wasStopped) await this.ended(cell, stop.signal);
         await window.DXStream.answer(
           url,
           {
@@ -136,6 +128,7 @@
           stop.signal,
         );
       } catch (error) {
+        cell.wasStopped = stop.signal.aborted;
         if (stop.signal.aborted) cell.set({ state: "stopped" });
         else cell.set({ state: "failed", error: refusal(error) });
       } finally {
@@ -154,6 +147,17 @@
       settings?.learn(pane.title, state.abilities);
       if (state.backend) pane.backend = [state.backend, state.note].filter(Boolean).join(": ");
       drawHeads();
+    },
+
+    // What was stopped here is stored a moment later; until then nobody else may write it.
+    async ended({ turn, answer }, signal) {
+      for (let times = 0; times < STORED_WITHIN; times += 1) {
+        const { turns } = await DX.api(this.address, { signal });
+        const { answers = [] } = turns.find((one) => one.position === turn.position) || {};
+        const found = answers.find(({ place }) => place === answer.place);
+        if (found?.state !== "writing") return;
+        await new Promise((done) => setTimeout(done, STORED_AFTER));
+      }
     },
 
     turnOf(cell) {
@@ -202,17 +206,33 @@
       }
     },
 
+    // What tools returned that an answer called: it goes on from there.
+    async results(cell, results, round = null) {
+      const { turn, answer } = cell;
+      const url = `${this.address}turns/${turn.position}/answers/${answer.place}/results/`;
+      try {
+        const seen = await DX.api(url, { method: "POST", body: { results, round } });
+        this.turnOf(cell)?.set(seen, [cell]);
+      } catch (error) {
+        DX.toast(DX.reasonOf(error), "error");
+        return false;
+      }
+      this.write(cell);
+      cell.element.focus();
+      return true;
+    },
+
     // A held-out prompt into the field, with its system prompt where the conversation has none yet.
     async take({ text, system }) {
       const field = $("play-text");
       field.value = text;
       if (system && !this.conversation.system_prompt && !this.turns.length) {
         await this.change(() => ({ system_prompt: system }));
-        DX.toast("The row’s system prompt is set too.", "info");
+        DX.toast("The system prompt of the row is set too.", "info");
       }
       grow(field);
       field.focus();
-      tokens?.soon();
+      count?.soon();
     },
   };
 
@@ -222,7 +242,10 @@
 
   function announce(cell) {
     const region = $("toast-status");
-    if (region) region.textContent = `${cell.name}: ${cell.answer.text || cell.answer.error}`;
+    const { text, error, tool_calls: calls } = cell.answer;
+    const called = calls.map((call) => call.function?.name).join(", ");
+    const words = text || error || (called && `calls ${called}`);
+    if (region) region.textContent = `${cell.name}: ${words}`;
   }
 
   // Heads of the panes
@@ -269,7 +292,7 @@
     if (pane.live) notes.push("Still training: this is its newest checkpoint.");
     if (pane.problem) notes.push(pane.problem);
     if (blind)
-      notes.push("Shuffled for each prompt. After a vote both go on from the better answer.");
+      notes.push("Shuffled for each prompt. After a vote both continue from the better answer.");
     else if (pane.backend) notes.push(pane.backend);
     const element = make("div", { className: "pane-head" });
     element.append(make("div", { className: "pane-line" }, ...parts));
@@ -341,6 +364,22 @@
     follow(times + 1);
   }
 
+  function composerCount() {
+    const field = $("play-text");
+    const send = document.querySelector('#play-composer [type="submit"]');
+    return new window.DXCount.Count(play, {
+      line: $("play-count"),
+      messages: (pane) => {
+        const asked = { role: "user", content: field.value };
+        return field.value.trim() ? [...play.messagesOf(pane), asked] : [];
+      },
+      drawn: (refusal) => {
+        send.ariaDisabled = refusal ? "true" : null;
+        send.title = refusal;
+      },
+    });
+  }
+
   function compose() {
     const form = $("play-composer");
     const field = $("play-text");
@@ -349,16 +388,18 @@
       const text = field.value;
       if (!text.trim()) return field.focus();
       if (!play.conversation.panes.length) return DX.toast("Choose a model first.", "warning");
+      const refusal = await count.refusal();
+      if (refusal) return DX.toast(refusal, "warning");
       field.value = "";
-      tokens.rest();
+      count.rest();
       grow(field);
-      if (await play.send(text)) tokens.soon();
+      if (await play.send(text)) count.soon();
       else if (!field.value) field.value = text;
       field.focus();
     });
     field.addEventListener("input", () => {
       grow(field);
-      tokens.soon();
+      count.soon();
       warm(play.conversation.panes.map((pane) => pane.target));
     });
     field.addEventListener("keydown", (event) => {
@@ -393,15 +434,17 @@
     shown: (isRefused) => {
       drawHeads();
       if (!isRefused) settings?.read();
+      if ($("play-text")?.value.trim()) count?.soon();
     },
   });
   const editable = play.mayChange && $("play-composer");
   const settings = editable ? new window.DXSettings.Settings(play) : null;
   const tokens = editable ? new window.DXHelpers.Tokens(play) : null;
+  const count = editable ? composerCount() : null;
   const prompts = editable ? new window.DXHelpers.Prompts(play) : null;
   drawHeads();
   for (const value of firstTurns) play.add(value);
-  for (const turn of play.turns) turn.cells.forEach((cell) => cell.drawActions());
+  for (const turn of play.turns) turn.cells.forEach((cell) => cell.drawControls());
   if (editable) compose();
   play.turns.at(-1)?.element.scrollIntoView({ block: "nearest" });
   follow();

@@ -30,17 +30,26 @@
   function figures(answer) {
     const { format } = DX;
     const parts = [];
-    if (answer.tokens) parts.push(format.counted(answer.tokens, "token"));
+    if (answer.tokens) parts.push(lengthOf(answer));
     if (answer.rate) parts.push(`${format.thousands(answer.rate)} tokens/s`);
     if (answer.first_seconds !== null) parts.push(`first after ${seconds(answer.first_seconds)}`);
     return parts.join(" · ");
   }
 
-  const seconds = (value) => (value < 10 ? `${value.toFixed(1)} s` : DX.format.duration(value));
+  // Servers count what they wrote; of an answer that was stopped there are the pieces that came.
+  function lengthOf({ tokens, state, reasoning }) {
+    const count = DX.format.counted(tokens, "token");
+    return `${state === "stopped" ? "about " : ""}${count}${reasoning ? " with the reasoning" : ""}`;
+  }
+
+  function seconds(value) {
+    if (value >= 10) return DX.format.duration(value);
+    return `${value.toFixed(value < 0.1 ? 2 : 1)}\u00a0s`;
+  }
 
   function ending(answer) {
     if (answer.state === "stopped") return "Stopped";
-    if (answer.finish_reason === "length") return "Cut at the longest answer";
+    if (answer.finish_reason === "length") return "Cut off at max tokens";
     return "";
   }
 
@@ -48,9 +57,10 @@
     constructor(answer, turn, play) {
       Object.assign(this, { answer, turn, play, drawn: 0, timer: null, said: "" });
       this.title = make("h3", { className: "answer-title" });
-      this.thoughts = make("details", { className: "fold answer-thoughts", hidden: true });
-      this.thoughtText = make("div", { className: "pre-line small quiet" });
-      this.thoughts.append(make("summary", { textContent: "Reasoning" }), this.thoughtText);
+      this.rounds = make("div", { className: "answer-rounds" });
+      this.thoughts = thoughts();
+      this.thoughtText = this.thoughts.lastChild;
+      this.results = null;
       this.text = make("div", { className: "md" });
       this.calls = make("div", { className: "answer-calls" });
       this.status = make("p", { className: "small quiet answer-status" });
@@ -59,6 +69,7 @@
         "section",
         { className: "answer-cell" },
         this.title,
+        this.rounds,
         this.thoughts,
         this.text,
         this.calls,
@@ -66,6 +77,7 @@
         this.actions,
       );
       this.element.dataset.place = answer.place;
+      this.element.tabIndex = -1;
       this.draw();
     }
 
@@ -102,6 +114,7 @@
 
     draw() {
       this.title.textContent = this.name;
+      this.drawRounds();
       this.drawText();
       this.drawCalls();
       this.drawStatus();
@@ -123,21 +136,101 @@
       if (atEnd) scrollTo({ top: page.scrollHeight });
     }
 
+    // What depends on whether its prompt is the last one.
+    drawControls() {
+      this.drawRounds();
+      this.drawCalls();
+      this.drawActions();
+    }
+
+    // Whether what tools returned can be said, or said otherwise.
+    get goesOn() {
+      const { answer, turn, play } = this;
+      const isEnded = !["writing", "waiting"].includes(answer.state);
+      return isEnded && play.mayChange && play.isLast(turn) && !turn.verdict;
+    }
+
+    drawRounds() {
+      const rounds = this.answer.rounds || [];
+      this.rounds.replaceChildren(...rounds.map((round, number) => this.round(round, number)));
+    }
+
+    round(round, number) {
+      const box = make("div", { className: "answer-round" });
+      const thought = thoughts(round.reasoning);
+      const text = make("div", { className: "md" });
+      window.DXMarkdown.show(text, round.text);
+      const calls = round.tool_calls.map((call) => {
+        const result = round.results.find((one) => one.tool_call_id === call.id);
+        return window.DXTools.call(call, result && window.DXTools.returned(result));
+      });
+      const called = make("div", { className: "answer-calls" }, ...calls);
+      const told = make("p", { className: "small quiet answer-status" }, figures(round));
+      box.append(thought, text, called, told);
+      const isOver = this.answer.state !== "writing" && this.play.mayChange;
+      if (!isOver || !this.play.isLast(this.turn) || this.turn.verdict) return box;
+      const edit = () => {
+        const form = this.resultsOf(
+          round,
+          round.results.map((one) => one.tool_call_id),
+          {
+            results: round.results,
+            round: number,
+            note: "What was said behind it is replaced.",
+            cancel: () => {
+              this.drawRounds();
+              this.rounds.children[number].querySelector("button")?.focus();
+            },
+          },
+        );
+        called.replaceChildren(form.element);
+        pencil.remove();
+        form.focus();
+      };
+      const pencil = button("Edit the results", "pencil", edit);
+      box.append(make("div", { className: "answer-actions" }, pencil));
+      return box;
+    }
+
     drawCalls() {
-      this.calls.replaceChildren(
-        ...(this.answer.tool_calls || []).map((call) => {
-          const { name = "", arguments: given = "" } = call.function || {};
-          let shown = given;
-          try {
-            shown = JSON.stringify(JSON.parse(given), null, 2);
-          } catch {
-            /* shown as it came */
-          }
-          const head = make("strong", { textContent: name });
-          const body = make("pre", { className: "code scroll", textContent: shown });
-          return make("div", { className: "answer-call" }, icon("tool"), head, body);
-        }),
-      );
+      const { tool_calls: calls = [], calls_waiting: waiting = [] } = this.answer;
+      if (!waiting.length || !this.goesOn) {
+        this.results = null;
+        this.calls.replaceChildren(...calls.map((call) => window.DXTools.call(call)));
+        return;
+      }
+      // What somebody has begun to write stays.
+      if (this.results?.key === waiting.join("\n")) return;
+      this.results = this.resultsOf(this.answer, waiting, {
+        note: "Tools are not run here. Enter what they returned, and the answer continues.",
+      });
+      this.calls.replaceChildren(this.results.element);
+    }
+
+    resultsOf(said, waiting, { results, round = null, note, cancel }) {
+      const { answer, play, turn } = this;
+      const form = new window.DXTools.Results({
+        calls: said.tool_calls,
+        waiting,
+        results,
+        note,
+        cancel,
+        send: (written) => play.results(this, written, round),
+      });
+      const pane = play.conversation.panes.find(({ id }) => id === answer.pane);
+      if (!pane || answer.title === null) return form;
+      const { ofRounds } = window.DXMessages;
+      form.count = new window.DXCount.Count(play, {
+        line: form.line,
+        panes: () => [pane],
+        messages: () => [
+          ...play.messagesOf(pane, turn.position),
+          { role: "user", content: turn.text },
+          ...ofRounds((answer.rounds || []).slice(0, round ?? undefined)),
+          ...ofRounds([{ ...said, results: form.messages }]),
+        ],
+      });
+      return form;
     }
 
     drawStatus() {
@@ -213,6 +306,13 @@
     }
   }
 
+  function thoughts(text = "") {
+    const body = make("div", { className: "pre-line small quiet", textContent: text });
+    const fold = make("details", { className: "fold answer-thoughts", hidden: !text });
+    fold.append(make("summary", { textContent: "Reasoning" }), body);
+    return fold;
+  }
+
   function copyButton(text) {
     const copy = async () => {
       await navigator.clipboard.writeText(text);
@@ -277,12 +377,28 @@
       const field = make("textarea", { className: "form-control", rows: 3 });
       field.value = this.value.text;
       field.ariaLabel = "The prompt";
-      const send = () => this.play.send(field.value, this.value.position);
+      const line = make("p", { className: "small quiet" });
+      line.role = "status";
+      const before = this.value.position;
+      const count = new window.DXCount.Count(this.play, {
+        line,
+        messages: (pane) => [
+          ...this.play.messagesOf(pane, before),
+          { role: "user", content: field.value },
+        ],
+      });
+      const send = async () => {
+        const refusal = await count.refusal();
+        if (refusal) return DX.toast(refusal, "warning");
+        count.rest();
+        return this.play.send(field.value, before);
+      };
+      field.addEventListener("input", () => count.soon());
       const note = make("p", {
         className: "small quiet",
         textContent: this.play.isLast(this.value)
           ? "Its answers are replaced."
-          : "Its answers and everything below are replaced.",
+          : "Its answers and everything below it are replaced.",
       });
       field.addEventListener("keydown", (event) => {
         if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
@@ -294,7 +410,9 @@
         button("Send again", "send", send, { css: "btn-primary" }),
         button("Cancel", "", () => this.drawPrompt()),
       );
-      this.prompt.replaceChildren(make("div", { className: "prompt-edit" }, field, note, bar));
+      this.prompt.replaceChildren(
+        make("div", { className: "prompt-edit" }, field, note, line, bar),
+      );
       field.focus();
     }
 

@@ -1,9 +1,9 @@
-// Beside the chat: the choice of a model, held-out prompts, and the prompt seen through the tokenizer.
+// Beside the chat: the choice of a model, held-out prompts, and the prompt the tokens of a prompt.
 (() => {
   "use strict";
   const $ = (id) => document.getElementById(id);
   const { make } = DX;
-  const COUNT_AFTER = 1500; // milliseconds after the last key
+  const SEARCH_AFTER = 300; // milliseconds after the last key
 
   // Choice of a model: resolves to {key, title}, or null.
   function choose(groups) {
@@ -55,8 +55,9 @@
   // A button a pane; `show(pane)` for the one that is pressed.
   function paneButtons(box, panes, show) {
     box.hidden = panes.length < 2;
-    const buttons = panes.map((pane) => {
-      const button = make("button", { type: "button", textContent: pane.title });
+    const buttons = panes.map((pane, index) => {
+      const button = make("button", { type: "button", title: pane.title });
+      button.textContent = `${index + 1}: ${pane.title}`;
       button.addEventListener("click", () => press(pane));
       return button;
     });
@@ -70,46 +71,70 @@
 
   class Prompts {
     constructor(play) {
-      Object.assign(this, { play, pane: null, start: 0, asked: 0 });
-      $("prompts-more").addEventListener("click", () => this.load(this.start + 20));
+      Object.assign(this, { play, pane: null, after: "", asked: 0, timer: null });
+      this.search = $("prompts-search");
+      $("prompts-more").addEventListener("click", () => this.load(this.after));
+      this.search.addEventListener("input", () => {
+        clearTimeout(this.timer);
+        this.timer = setTimeout(() => this.load(), SEARCH_AFTER);
+      });
     }
 
     open() {
       const { panes } = this.play.conversation;
+      this.search.value = "";
       DX.openDialog($("prompts-dialog"));
       const press = paneButtons($("prompts-panes"), panes, (pane) => {
         this.pane = pane;
-        this.load(0);
+        $("prompts-list").replaceChildren();
+        this.load();
       });
       // What was trained last is on the right.
       press(panes.at(-1));
     }
 
-    async load(start) {
+    async load(after = "") {
+      clearTimeout(this.timer);
       const asked = ++this.asked;
-      this.start = start;
-      if (!start) $("prompts-list").replaceChildren();
+      const note = $("prompts-note");
+      const list = $("prompts-list");
+      const search = this.search.value.trim();
+      const goesOn = document.activeElement === $("prompts-more");
       $("prompts-more").hidden = true;
-      $("prompts-note").textContent = "Reading …";
-      const query = new URLSearchParams({ target: this.pane.target, start });
+      note.textContent = "Reading …";
+      const query = new URLSearchParams({ target: this.pane.target, after, search });
       try {
         const found = await DX.api(`${this.play.api}prompts/?${query}`);
         if (asked !== this.asked) return;
-        $("prompts-note").textContent = found.note;
-        $("prompts-list").append(...found.prompts.map((prompt) => this.line(prompt)));
-        $("prompts-more").hidden = !found.more;
+        if (!after) list.replaceChildren();
+        const lines = found.prompts.map((prompt) => this.line(prompt));
+        list.append(...lines);
+        if (goesOn) lines[0]?.querySelector("button").focus();
+        const none = search && !list.children.length && !found.next;
+        note.textContent = none ? `${found.note} None holds “${search}”.` : found.note;
+        this.search.hidden = !found.can_search;
+        this.after = found.next;
+        $("prompts-more").hidden = !found.next;
       } catch (error) {
-        if (asked === this.asked) $("prompts-note").textContent = DX.reasonOf(error);
+        if (asked === this.asked) note.textContent = DX.reasonOf(error);
       }
     }
 
     line(prompt) {
-      const take = make("button", { type: "button", className: "play-prompt" }, prompt.text);
+      const take = make("button", { type: "button", className: "play-prompt" });
+      take.append(make("span", { textContent: prompt.text }));
+      take.disabled = prompt.is_cut;
       take.addEventListener("click", () => {
         $("prompts-dialog").close();
         this.play.take(prompt);
       });
       const parts = [take];
+      const notes = [];
+      if (prompt.is_cut) notes.push("Too long to take over from here.");
+      if (prompt.earlier)
+        notes.push(`Asked without the ${DX.format.counted(prompt.earlier, "turn")} before it.`);
+      if (notes.length)
+        parts.push(make("p", { className: "small quiet", textContent: notes.join(" ") }));
       if (prompt.reference)
         parts.push(
           make(
@@ -125,7 +150,7 @@
 
   class Tokens {
     constructor(play) {
-      Object.assign(this, { play, timer: null, counting: null, pane: null, asked: 0 });
+      Object.assign(this, { play, pane: null, asked: 0 });
       $("tokens-load").addEventListener("click", () => this.show(true));
     }
 
@@ -136,15 +161,10 @@
       return messages;
     }
 
-    ask(pane, { load = false, count_only = false, signal } = {}) {
-      const body = {
-        target: pane.target,
-        messages: this.messages(pane),
-        tools: this.play.conversation.tools,
-        load,
-        count_only,
-      };
-      return DX.api(`${this.play.api}tokens/`, { method: "POST", body, signal });
+    ask(pane, load) {
+      const { tools } = this.play.conversation;
+      const body = { target: pane.target, messages: this.messages(pane), tools, load };
+      return DX.api(`${this.play.api}tokens/`, { method: "POST", body });
     }
 
     contextOf(pane, found) {
@@ -173,7 +193,7 @@
       }
       note.textContent = load ? "Loading the model …" : "Reading …";
       try {
-        const found = await this.ask(pane, { load });
+        const found = await this.ask(pane, load);
         if (asked !== this.asked) return;
         const context = this.contextOf(pane, found);
         const of = context ? ` of ${DX.format.thousands(context)}` : "";
@@ -189,53 +209,6 @@
           ? `${pane.title} is not loaded, and its tokenizer with it.`
           : DX.reasonOf(error);
         $("tokens-load").hidden = !unloaded;
-      }
-    }
-
-    // While somebody writes: how long the prompt is, where a model is loaded that can tell.
-    soon() {
-      this.rest();
-      this.timer = setTimeout(() => this.count(), COUNT_AFTER);
-    }
-
-    rest() {
-      clearTimeout(this.timer);
-      this.counting?.abort();
-    }
-
-    async count() {
-      const text = $("play-text").value;
-      const line = $("play-count");
-      if (!text.trim()) {
-        line.textContent = "";
-        return;
-      }
-      const { panes } = this.play.conversation;
-      const stop = (this.counting = new AbortController());
-      const found = [];
-      // One after the other: each takes a turn at its model.
-      for (const pane of panes) {
-        const asking = this.ask(pane, { count_only: true, signal: stop.signal });
-        found.push(await asking.catch(() => null));
-        if (stop.signal.aborted || $("play-text").value !== text) return;
-      }
-      const counts = panes
-        .map((pane, index) => ({ pane, found: found[index] }))
-        .filter((one) => one.found);
-      const over = counts.filter(({ pane, found: seen }) => {
-        const context = this.contextOf(pane, seen);
-        return context && seen.count >= context;
-      });
-      line.classList.toggle("bad", over.length > 0);
-      if (over.length) {
-        const { pane, found: seen } = over[0];
-        const { thousands } = DX.format;
-        line.textContent = `${thousands(seen.count)} tokens: ${pane.title} reads at most ${thousands(this.contextOf(pane, seen))}.`;
-      } else {
-        const numbers = [...new Set(counts.map((one) => one.found.count))];
-        line.textContent = numbers.length
-          ? `${numbers.map(DX.format.thousands).join(" | ")} tokens`
-          : "";
       }
     }
   }

@@ -6,7 +6,7 @@
   const WORDS = {
     tools: "tools",
     json_object: "JSON",
-    json_schema: "JSON after a schema",
+    json_schema: "JSON schema",
     min_p: "min p",
     penalties: "penalties",
     seed: "a seed",

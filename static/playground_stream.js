@@ -46,7 +46,7 @@
       ended ||= name === "done" || name === "failed";
       handlers[name]?.(JSON.parse(data));
     }
-    if (!ended) throw new TypeError("The connection broke off in the middle of the answer.");
+    if (!ended) throw new TypeError("The connection was lost in the middle of the answer.");
   }
 
   window.DXStream = { answer };

@@ -220,7 +220,7 @@ class Handler(BaseHandler):
             answer = await response.decided()
         except Exception:
             logger.exception("no answer could be made for %s", scope["path"])
-            answer = _refusal(scope, 500, "error", "This ended by a fault of the platform.")
+            answer = _refusal(scope, 500, "error", "An error of the platform ended this answer.")
         finally:
             self.pages.submit(response.close)
 

@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.chat.render import Renderer, tokenizer_load
 from engine.chat.row_notes import RowNotes
@@ -41,22 +41,31 @@ def examples_by_line(
     path: Path, file_type: str, format: str, column_map: dict[str, str]
 ) -> Iterator[tuple[int, Example]]:
     """(line, example) of the good rows in file order. Raises FileProblem."""
-    for line, example, _ in rows_by_line(path, file_type, format, column_map):
-        yield line, example
+    for row in good_rows(path, file_type, format, column_map):
+        yield row.line, row.example
 
 
-def rows_by_line(
+class GoodRow(NamedTuple):
+    """A row that can be learned. number: of all rows of the file, from 0. line: as
+    engine.rows.lines.Row has it. values: as they stand in the file."""
+
+    number: int
+    line: int
+    example: Example
+    values: dict[str, Any]
+
+
+def good_rows(
     path: Path, file_type: str, format: str, column_map: dict[str, str]
-) -> Iterator[tuple[int, Example, dict[str, Any]]]:
-    """(line, example, values as they stand in the file) of the good rows in file order. Raises
-    FileProblem."""
-    for row in read_rows(path, file_type):
+) -> Iterator[GoodRow]:
+    """In file order. Raises FileProblem."""
+    for number, row in enumerate(read_rows(path, file_type)):
         if row.values is None:
             continue
 
         example = example_or_none(row.values, format, column_map)
         if example is not None:
-            yield row.line, example, row.values
+            yield GoodRow(number, row.line, example, row.values)
 
 
 def count(renderer: Renderer, rows: Iterable[tuple[int, Example]]) -> dict[str, Any]:

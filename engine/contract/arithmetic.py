@@ -4,6 +4,7 @@ only."""
 from __future__ import annotations
 
 import math
+import random
 
 HOLDOUT_LIMIT = 200
 
@@ -21,6 +22,13 @@ def holdout_rows(rows: int, share: float) -> int:
 def effective_batch(batch_size: int, accumulation: int, devices: int = 1) -> int:
     """Rows (or answers) of one optimizer step. `batch_size`: at once on each device."""
     return batch_size * accumulation * devices
+
+
+def holdout_draw(rows: int, size: int, seed: int) -> list[int]:
+    """Indices of the `size` rows that are held out of `rows`, the same ones for the same seed, in
+    file order."""
+    draw = random.Random(seed)  # noqa: S311 - a draw, no secret
+    return sorted(draw.sample(range(rows), size))
 
 
 def steps_per_epoch(train_rows: int, batch_size: int, accumulation: int, devices: int = 1) -> int:

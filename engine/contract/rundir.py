@@ -10,6 +10,7 @@ Who writes what:
     save                   the web: save a checkpoint after this step; the engine takes the file
                            away
     events.jsonl           the engine, one line a write, numbered by `seq`
+    held-out.json          the engine: which rows of the dataset it held out
     train.log              the supervisor redirects the engine's stdout and stderr into it
     checkpoints/           the engine; a checkpoint counts only with its COMPLETE manifest, which is
                            written last
@@ -51,6 +52,7 @@ EVENTS = "events.jsonl"
 LOG = "train.log"
 STOP = "stop"
 SAVE = "save"
+HELD_OUT = "held-out.json"
 START = "start"
 START_ADAPTER = "start-adapter"
 CHECKPOINTS = "checkpoints"
@@ -302,6 +304,26 @@ def _read_spec(directory: Path) -> Spec:
         raise SpecError(f"{directory / SPEC} is not JSON: {error}.") from error
 
     return Spec.from_json(data)
+
+
+def held_out_write(directory: Path, numbers: list[int]) -> None:
+    """Write down which rows of the dataset's file are held out, by their number in it, from 0."""
+    temporary = directory / f"{HELD_OUT}.tmp"
+    temporary.write_text(json.dumps({"rows": numbers}))
+    temporary.replace(directory / HELD_OUT)
+
+
+def held_out_read(directory: Path) -> list[int] | None:
+    """None where nobody wrote that down."""
+    try:
+        rows = json.loads((directory / HELD_OUT).read_text())["rows"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+    if not isinstance(rows, list) or not all(type(row) is int and row >= 0 for row in rows):
+        return None
+
+    return rows
 
 
 class EventWriter:

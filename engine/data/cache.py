@@ -47,13 +47,15 @@ class Rows:
     """Tokenised rows while they are collected, in file order.
 
     `columns`: one list a column of the trainer, a row each, of ids or of yes and no; `lengths`:
-    tokens of the longest text of each row. `left_out`: rows of which nothing can be learned under
-    the token limit; `cut`: rows that lose an end; `alike`: pairs whose answers are the same to the
-    template; `ended`: texts, and conversations that are learned to the end of their last answer;
+    tokens of the longest text of each row; `numbers`: of each row in the file. `left_out`: rows of
+    which nothing can be learned under the token limit; `cut`: rows that lose an end; `alike`: pairs
+    whose answers are the same to the template; `ended`: texts, and conversations that are learned to
+    the end of their last answer;
     `turn_ends`: tokens with which answers end; `warnings`: (code, message)."""
 
     columns: dict[str, list[Any]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     left_out: int = 0
     cut: int = 0
@@ -62,8 +64,10 @@ class Rows:
     turn_ends: set[int] = field(default_factory=set)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     notes: RowNotes = field(default_factory=RowNotes)
-    # What the template does to the row that is being added: codes of engine.chat.row_notes.
+    # Of the row that is being added: what the template does to it, codes of engine.chat.row_notes;
+    # its number in the file.
     codes: set[str] = field(default_factory=set)
+    number: int = 0
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -73,6 +77,7 @@ class Rows:
             self.columns.setdefault(name, []).append(value)
 
         self.lengths.append(length)
+        self.numbers.append(self.number)
         self.examples.append(example)
 
     def tokenised(self) -> Tokenised:
@@ -92,7 +97,8 @@ class Rows:
         }
 
         lengths = pyarrow.array(self.lengths, pyarrow.int32())
-        table = pyarrow.table({"lengths": lengths} | arrays)
+        numbers = pyarrow.array(self.numbers, pyarrow.int64())
+        table = pyarrow.table({"lengths": lengths, "numbers": numbers} | arrays)
         table = table.replace_schema_metadata({NOTES: json.dumps(notes)})
         return Tokenised(table, self.examples.__getitem__)
 
@@ -113,6 +119,7 @@ class Tokenised:
         self.turn_ends: set[int] = set(notes["turn_ends"])
         self.warnings: list[tuple[str, str]] = notes["warnings"]
         self.lengths: list[int] = table["lengths"].to_pylist()
+        self.numbers: list[int] = table["numbers"].to_pylist()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -121,7 +128,7 @@ class Tokenised:
         """A Dataset of these rows, with the trainer's columns."""
         from datasets import Dataset  # type: ignore[import-untyped]
 
-        columns = self.table.drop_columns(["lengths"]).replace_schema_metadata()
+        columns = self.table.drop_columns(["lengths", "numbers"]).replace_schema_metadata()
         return Dataset(columns.take(pyarrow.array(indices, pyarrow.int64())))
 
     def by_length(self, indices: list[int]) -> Any:

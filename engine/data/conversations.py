@@ -12,7 +12,7 @@ from engine.chat.row_notes import NOTHING_LEARNED
 from engine.chat.template import TemplateProblem
 from engine.contract.rundir import DataFile
 from engine.data.cache import Rows, Tokenised, tokenised
-from engine.data.split import examples_read, notes_warn, sample_examples, split
+from engine.data.split import notes_warn, rows_read, sample_examples, split
 from engine.messages.plural import are, counted
 from engine.rows.examples import Example
 from engine.run.job import Job
@@ -49,7 +49,7 @@ def prepare(job: Job, renderer: Renderer, max_tokens: int) -> Prepared:
 
     parts = split(
         job,
-        len(rows),
+        rows.numbers,
         len(evaluation_rows) if evaluation_rows is not None else None,
         why_none=f": at {max_tokens:,} tokens {counted(rows.left_out, 'row')} would keep nothing "
         "of the answer",
@@ -76,21 +76,22 @@ def _read(
     job: Job, data: DataFile, renderer: Renderer, max_tokens: int, limit: int | None = None
 ) -> Tokenised:
     def fill(rows: Rows) -> None:
-        for number, (line, example) in enumerate(examples_read(job, data)):
+        for index, row in enumerate(rows_read(job, data)):
             try:
-                tokens = renderer.tokens(example)
+                tokens = renderer.tokens(row.example)
             except TemplateProblem as problem:
-                rows.notes.refuse(line, problem)
+                rows.notes.refuse(row.line, problem)
                 continue
 
-            rows.notes.see(line, tokens.findings)
+            rows.number = row.number
+            rows.notes.see(row.line, tokens.findings)
             if NOTHING_LEARNED in tokens.findings:
                 continue
 
-            if number < TURN_END_ROWS and (end := renderer.turn_end_id(tokens)) is not None:
+            if index < TURN_END_ROWS and (end := renderer.turn_end_id(tokens)) is not None:
                 rows.turn_ends.add(end)
 
-            row_add(rows, example, tokens, max_tokens)
+            row_add(rows, row.example, tokens, max_tokens)
             if limit is not None and len(rows) >= limit:
                 break
 

@@ -9,7 +9,7 @@ from engine.chat.render import Renderer
 from engine.chat.template import TemplateProblem
 from engine.contract.rundir import DataFile
 from engine.data.cache import Rows, Tokenised, tokenised
-from engine.data.split import Split, examples_read, notes_warn, sample_examples, split
+from engine.data.split import Split, notes_warn, rows_read, sample_examples, split
 from engine.messages.plural import are, counted
 from engine.rows.examples import Example
 from engine.run.job import Job
@@ -93,17 +93,18 @@ def read(
     """The first `limit` rows of a file (None: all), tokenised by `add`."""
 
     def fill(rows: Rows) -> None:
-        for number, (line, example) in enumerate(examples_read(job, data)):
-            if limit is not None and number >= limit:
+        for index, row in enumerate(rows_read(job, data)):
+            if limit is not None and index >= limit:
                 break
 
             rows.codes = set()
+            rows.number = row.number
             try:
-                add(rows, example, renderer, max_tokens)
+                add(rows, row.example, renderer, max_tokens)
             except TemplateProblem as problem:
-                rows.notes.refuse(line, problem)
+                rows.notes.refuse(row.line, problem)
             else:
-                rows.notes.see(line, rows.codes)
+                rows.notes.see(row.line, rows.codes)
 
         rows.notes.settle()
 
@@ -150,7 +151,7 @@ def _split(job: Job, rows: Tokenised, evaluation_rows: Tokenised | None, max_tok
 
     return split(
         job,
-        len(rows),
+        rows.numbers,
         len(evaluation_rows) if evaluation_rows is not None else None,
         why_none=f": {reasons}".rstrip(".") if reasons else "",
         **advice,

@@ -3,16 +3,14 @@ the sample prompts."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from engine.chat.lengths import rows_by_line
+from engine.chat.lengths import GoodRow, good_rows
 from engine.chat.row_notes import RowNotes
-from engine.contract.arithmetic import HOLDOUT_LIMIT, holdout_rows
-from engine.contract.rundir import DataFile, file_sha256
+from engine.contract.arithmetic import HOLDOUT_LIMIT, holdout_draw, holdout_rows
+from engine.contract.rundir import DataFile, file_sha256, held_out_write
 from engine.messages.failures import TrainError
 from engine.rows.examples import Example
 from engine.run.job import Job
@@ -38,20 +36,14 @@ def file_check(data: DataFile) -> None:
         )
 
 
-def examples_read(job: Job, data: DataFile) -> Iterator[tuple[int, Example]]:
-    """(line, example) of the valid rows in file order. Raises TrainError as file_check does, and
-    Stopped where a stop is asked for meanwhile."""
-    for line, example, _ in rows_read(job, data):
-        yield line, example
-
-
-def rows_read(job: Job, data: DataFile) -> Iterator[tuple[int, Example, dict[str, Any]]]:
-    """As examples_read, with the values as they stand in the file."""
+def rows_read(job: Job, data: DataFile) -> Iterator[GoodRow]:
+    """The valid rows in file order. Raises TrainError as file_check does, and Stopped where a stop is
+    asked for meanwhile."""
     file_check(data)
-    rows = rows_by_line(Path(data.path), data.file_type, data.format, data.column_map)
+    rows = good_rows(Path(data.path), data.file_type, data.format, data.column_map)
 
-    for number, row in enumerate(rows):
-        if number % STOP_CHECK_ROWS == 0:
+    for index, row in enumerate(rows):
+        if index % STOP_CHECK_ROWS == 0:
             job.stop_check()
 
         yield row
@@ -80,23 +72,26 @@ class Split:
 
 def split(
     job: Job,
-    rows: int,
+    numbers: Sequence[int],
     evaluation_rows: int | None,
     *,
     why_none: str = "",
     advice: str = "Raise the token limits, or choose another dataset.",
 ) -> Split:
-    """`rows`: the number of rows of the training data; `evaluation_rows`: that of the evaluation
-    dataset, None where there is none. Raises TrainError, saying `why_none` and `advice`, where
-    nothing is left to train on."""
+    """`numbers`: of each row of the training data, its number in the file; `evaluation_rows`: how many
+    rows the evaluation dataset has, None where there is none. Writes down which rows of the training
+    data are held out. Raises TrainError, saying `why_none` and `advice`, where nothing is left to
+    train on."""
     seed = job.parameters.seed
+    rows = len(numbers)
 
     if evaluation_rows is None:
         size = holdout_rows(rows, job.parameters.evaluation_split)
-        held_out = _draw(rows, size, seed)
+        held_out = holdout_draw(rows, size, seed)
         kept = sorted(set(range(rows)) - set(held_out))
+        held_out_write(job.directory, _never_trained(numbers, kept, held_out))
     else:
-        held_out = _draw(evaluation_rows, min(HOLDOUT_LIMIT, evaluation_rows), seed)
+        held_out = holdout_draw(evaluation_rows, min(HOLDOUT_LIMIT, evaluation_rows), seed)
         kept = list(range(rows))
 
     if not kept:
@@ -105,10 +100,11 @@ def split(
     return Split(kept, held_out)
 
 
-def _draw(count: int, size: int, seed: int) -> list[int]:
-    """`size` of the first `count` rows, the same ones for the same seed, in file order."""
-    draw = random.Random(seed)  # noqa: S311 - a draw, no secret
-    return sorted(draw.sample(range(count), size))
+def _never_trained(numbers: Sequence[int], kept: list[int], held_out: list[int]) -> list[int]:
+    """Numbers in the file of the rows held out. A pair that became two rated answers may be in both
+    parts: then its prompt is trained on."""
+    trained = {numbers[index] for index in kept}
+    return sorted({numbers[index] for index in held_out} - trained)
 
 
 def sample_examples(

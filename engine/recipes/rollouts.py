@@ -62,8 +62,10 @@ class Prompts:
 
 
 class PromptRow(NamedTuple):
-    """A row with its rendered prompt, and the columns of it that rewards read."""
+    """A row with its rendered prompt, and the columns of it that rewards read. number: of the row in
+    the file."""
 
+    number: int
     example: Example
     text: str
     values: dict[str, Any]
@@ -91,7 +93,7 @@ def prepare(
     why_none = f": {too_long} longer than {max_prompt_tokens:,} tokens" if left_out else ""
     parts = split(
         job,
-        len(rows),
+        [row.number for row in rows],
         len(evaluation_rows) if evaluation_rows is not None else None,
         why_none=why_none,
     )
@@ -143,8 +145,8 @@ def _read(
     left_out = 0
     notes = RowNotes()
 
-    for number, (line, example, values) in enumerate(rows_read(job, data)):
-        if limit is not None and number >= limit:
+    for index, (number, line, example, values) in enumerate(rows_read(job, data)):
+        if limit is not None and index >= limit:
             break
 
         question = Example(messages=example.asked, tools=example.tools)
@@ -162,7 +164,7 @@ def _read(
             kept = {
                 name: value for name, value in values.items() if columns is None or name in columns
             }
-            rows.append(PromptRow(example, text, kept))
+            rows.append(PromptRow(number, example, text, kept))
 
     notes.settle()
     return rows, left_out, notes

@@ -1,10 +1,11 @@
 """Rows of a dataset as a page shows them: as they stand in the file, and as a model will see them.
 
     python -m engine.rows.preview --data FILE --file-type T --format F --column-map JSON
-        [--mark JSON] [--skip N] [--rows N]
+        [--mark JSON] [--skip N] [--rows N] [--at JSON --marks JSON]
 
-prints {"row": {...}} for each row and then {"done": {}}, or {"error": TEXT}. A row has the fields
-of PreviewRow, its example those of engine.rows.examples.Example. Where the file cannot be read any
+prints {"row": {...}} for each row and then {"done": {}}, or {"error": TEXT}. --at: the rows with
+these numbers, in file order, and no others; --marks: places to begin from. A row has the fields of
+PreviewRow, its example those of engine.rows.examples.Example. Where the file cannot be read any
 further the rows end. Runs in a process of its own, whose caller limits its time and memory; the web
 does the same itself with files that are small."""
 
@@ -14,14 +15,17 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from engine.rows.command_line import data_arguments_add
 from engine.rows.examples import Example, RowProblem, to_example
 from engine.rows.formats import FORMATS
+from engine.rows.lines import FILE_START
 from engine.rows.read import FilePosition, FileProblem, Row, read_rows
 
 ROWS = 5
@@ -56,6 +60,39 @@ class PreviewRow:
             values["example"] = Example(**example)
 
         return cls(**values)
+
+
+def rows_at(
+    path: Path, file_type: str, numbers: Sequence[int], marks: Sequence[FilePosition]
+) -> Iterator[Row]:
+    """The rows with these numbers in the file, from 0, in file order; what lies between is passed
+    over from the nearest of the marks, as far as they help. Raises FileProblem."""
+    for mark, wanted in _parts(file_type, sorted(set(numbers)), marks):
+        last = max(wanted)
+        for number, row in enumerate(read_rows(path, file_type, mark), mark.rows):
+            if number in wanted:
+                yield row
+            if number >= last:
+                break
+
+
+def _parts(
+    file_type: str, numbers: Sequence[int], marks: Sequence[FilePosition]
+) -> Iterator[tuple[FilePosition, set[int]]]:
+    """(mark, numbers of the rows that are read from there)."""
+    places = sorted({FILE_START, *marks}, key=lambda mark: mark.rows)
+    starts = [mark.rows for mark in places]
+    found: dict[int, set[int]] = {}
+    for number in numbers:
+        place = bisect_right(starts, number) - 1
+        if file_type == "parquet":
+            # Each beginning would unpack the same group of rows again.
+            place = next(iter(found), place)
+
+        found.setdefault(place, set()).add(number)
+
+    for place, wanted in found.items():
+        yield places[place], wanted
 
 
 def preview_rows(
@@ -161,10 +198,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mark", type=json.loads, default=[])
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--at", type=json.loads)
+    parser.add_argument("--marks", type=json.loads, default=[])
     options = parser.parse_args(arguments)
 
-    rows = read_rows(options.data, options.file_type, FilePosition(*options.mark))
-    page = islice(rows, options.skip, options.skip + options.rows)
+    page: Iterable[Row]
+    if options.at is not None:
+        marks = [FilePosition(*mark) for mark in options.marks]
+        page = rows_at(options.data, options.file_type, options.at, marks)
+    else:
+        rows = read_rows(options.data, options.file_type, FilePosition(*options.mark))
+        page = islice(rows, options.skip, options.skip + options.rows)
 
     try:
         for preview in preview_rows(page, options.format, options.column_map):

@@ -12,7 +12,9 @@ import pkgutil
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TextIO
 
 from engine.loading.architecture import Refused, reason
@@ -39,7 +41,6 @@ def main() -> None:
     threads_wait_asleep()
     out = _standard_output_keep()
     order = order_read(sys.stdin.readline())
-    _yield_to_others(order.nice)
 
     def say(**message: Any) -> None:
         print(json.dumps(message), file=out, flush=True)
@@ -47,7 +48,11 @@ def main() -> None:
     say(phase=LOADING)
     try:
         start: Callable[[ServeOrder], Ready] = pkgutil.resolve_name(STARTERS[order.backend])
-        say(ready=asdict(start(order)))
+        ready = start(order)
+        # Not before: loading takes a second of a processor, and at this priority twenty beside a
+        # train, for which somebody waits.
+        _yield_to_others(order.nice)
+        say(ready=asdict(ready))
     except (Refused, ModelProblem) as error:
         say(error=str(error))
         os._exit(1)
@@ -71,8 +76,14 @@ def _standard_output_keep() -> TextIO:
 
 
 def _yield_to_others(nice: int) -> None:
-    """nice: the priority to have. One that is lower already stays."""
-    os.nice(max(0, nice - os.nice(0)))
+    """nice: the priority that all threads are to have. One that is lower already stays."""
+    if nice <= os.nice(0):
+        return
+
+    for thread in Path("/proc/self/task").iterdir():
+        # It may have ended meanwhile.
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +29,8 @@ class Ended:
 
 
 class Answer:
-    """calls: how the model writes calls of tools, None where it is offered none. count: its
-    tokens."""
+    """form: how the model writes calls of tools, None where it is offered none. count: its tokens.
+    first_at, last_at: when the first and the last of them were there, None before."""
 
     def __init__(
         self, variant: Variant, prompt: list[int], sampling: Sampling, form: ToolCallFormat | None
@@ -41,6 +42,8 @@ class Answer:
         # Marks of calls may be special tokens.
         self.stream = AnswerText(variant.tokenizer, sampling.stops, with_marks=form is not None)
         self.count = 0
+        self.first_at: float | None = None
+        self.last_at: float | None = None
         self.text = ""
         self.held = ""
         self.calls: list[dict[str, Any]] = []
@@ -67,6 +70,10 @@ class Answer:
             return self._end(self.stream.rest())
 
         self.count += 1
+        self.last_at = time.monotonic()
+        if self.first_at is None:
+            self.first_at = self.last_at
+
         if self.log_probs is not None:
             entry = self._log_prob(news)
             self.log_probs.append(entry)

@@ -1,4 +1,4 @@
-"""Whether llama.cpp answers as the model that was trained does: asked before it is first served.
+"""Whether llama.cpp answers as the model that was trained does.
 
     python -m engine.serving.check GGUF --base FOLDER
     python -m engine.serving.check GGUF --base FOLDER --adapter PEFT_FOLDER --gguf-adapter FILE
@@ -32,8 +32,7 @@ from engine.proof.request import OnProgress
 from engine.proof.rounding import model_round
 from engine.serving.folders import generation_folder, tokenizer_folder
 
-# Few and short, since somebody waits for the first answer.
-QUESTIONS = 3
+# Short, since it runs beside answers.
 ANSWER_TOKENS = 16
 
 
@@ -91,7 +90,7 @@ def _model_load(base: Path, adapter: Path | None) -> Any:
 def _asked(model: Any, tokenizer: Any, stops: set[int], adapter: Path | None) -> Reference:
     """What the trained model answers."""
     renderer = Renderer(tokenizer, warn=lambda code, message: None)
-    questions = built_in_questions(renderer)[:QUESTIONS]
+    questions = built_in_questions(renderer)
     trained = evidence_collect(model, questions, stops, scores=False, answer_tokens=ANSWER_TOKENS)
     questions = references_fill(model, questions, trained)
     return Reference(questions, BUILT_IN, stops, trained, is_own=adapter is None)

@@ -247,6 +247,16 @@ def usage(answers: list[Answer]) -> dict[str, int]:
     }
 
 
+def timings(answers: list[Answer]) -> dict[str, Any]:
+    """How long a single answer was written, from its first token on, as llama.cpp's server tells it:
+    what is sent of it may be held back. {} for several."""
+    if len(answers) != 1 or answers[0].first_at is None or answers[0].last_at is None:
+        return {}
+
+    written = answers[0].last_at - answers[0].first_at
+    return {"timings": {"predicted_n": answers[0].count, "predicted_ms": 1000 * written}}
+
+
 async def _stream(
     request: web.Request,
     reply: Reply,
@@ -277,7 +287,7 @@ async def _stream(
             await send(reply.end(number, answers[number]))
 
     if with_usage:
-        await send(reply.chunk([], usage=usage(answers)))
+        await send(reply.chunk([], usage=usage(answers), **timings(answers)))
 
     await response.write(DONE)
     return response

@@ -91,7 +91,7 @@ def problem_of_answer(problem: AnswerProblem | ApiProblem) -> ApiProblem:
 
 
 def broken_off() -> ApiProblem:
-    return ApiProblem("This ended by a fault of the platform.", status=500)
+    return ApiProblem("An error of the platform ended this answer.", status=500)
 
 
 def refusal(problem: ApiProblem) -> JsonResponse:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 from django.conf import settings
@@ -39,6 +39,14 @@ LONGEST_LINE = 1 << 22
 logger = logging.getLogger("deepextension.gateway")
 
 _numbers = itertools.count(1)
+
+
+class Memory(NamedTuple):
+    """Bytes. own: of one process alone. mapped: of files, which those that map the same ones
+    share."""
+
+    own: int
+    mapped: int
 
 
 @dataclass(frozen=True)
@@ -282,14 +290,15 @@ class Child:
         _pipes_close(process)
 
     @property
-    def memory_bytes(self) -> int:
-        """What it takes of memory, mapped files included."""
+    def memory(self) -> Memory:
+        """What it takes now; nothing where it has ended."""
         try:
-            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        except (OSError, ValueError, IndexError):
-            return 0
+            resident, shared = map(int, Path(f"/proc/{self.pid}/statm").read_text().split()[1:3])
+        except (OSError, ValueError):
+            return Memory(0, 0)
 
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        page = os.sysconf("SC_PAGE_SIZE")
+        return Memory(own=(resident - shared) * page, mapped=shared * page)
 
 
 def _pipes_close(process: asyncio.subprocess.Process) -> None:

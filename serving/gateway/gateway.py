@@ -33,8 +33,11 @@ CLEAN_SECONDS = 3600.0
 FRESH_SECONDS = 1.5
 # What an answer gets to come to its end when a train takes the device.
 GRACE_SECONDS = 20.0
+# About a seventh of a processor that a train computes on at 0, so that a playground that writes all
+# the time slows the train by as much. At 19 it is a hundredth, and an answer takes minutes.
+NICE_BESIDE_A_TRAIN = 8
 
-ENDS = ServeProblem("The platform is being stopped. Ask again in a minute.", code="server_lost")
+ENDS = ServeProblem("The platform is restarting. Ask again in a minute.", code="server_lost")
 NOT_LOADED = ServeProblem("This model is not loaded now.", code="not_loaded", status=409)
 
 logger = logging.getLogger("deepextension.gateway")
@@ -233,7 +236,7 @@ class Gateway:
 
     @property
     def nice(self) -> int:
-        return 19 if self._is_beside_a_train else 0
+        return NICE_BESIDE_A_TRAIN if self._is_beside_a_train else 0
 
     @property
     def _is_beside_a_train(self) -> bool:
@@ -285,7 +288,7 @@ class Gateway:
                     for other in on_gpu or others:
                         other.line.hold_background()
 
-                return "Waiting for a place: other models are answering"
+                return "Waiting for a free slot: other models are answering"
             else:
                 raise ServeProblem(
                     f"This model needs {needed_bytes / 1e9:.1f} GB of memory, and "

@@ -18,6 +18,7 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -558,7 +559,7 @@ class ModelServer:
             "context": self.child.ready["context"] if self.child is not None else 0,
             "servers": len(self.children),
             "pids": [child.pid for child in self.children],
-            "memory_bytes": sum(child.memory_bytes for child in self.children),
+            "memory_bytes": _memory_taken(self.children),
             "answering": self.lease_count,
             "waiting": len(self.line),
             "load_seconds": self.load_seconds,
@@ -602,6 +603,12 @@ def _answers_only(child: Child, key: str) -> bool:
 def _lose(child: Child, problem: ServeProblem) -> None:
     for lease in list(child.leases):
         lease.refuse(problem, phase="lost")
+
+
+def _memory_taken(children: Sequence[Child]) -> int:
+    """Bytes. The weights are mapped, so that the servers of one base have them once."""
+    taken = [child.memory for child in children]
+    return sum(each.own for each in taken) + max((each.mapped for each in taken), default=0)
 
 
 def _memory_needed(order: ChildOrder) -> int:

@@ -46,7 +46,7 @@ COMPARE_SHARE, COMPARE_BYTES = 2.5, 2**30
 # Beside a train only smaller ones are compared.
 SMALL_BYTES = 2**30
 COMPARE_LOOK_SECONDS = 5.0
-NOT_COMPARED = "Not yet compared with the trained model."
+NOT_COMPARED = "Not yet checked against the original model."
 DIFFERS = (
     "llama.cpp's answers differ from the trained model's, so it answers by transformers. {why}"
 )

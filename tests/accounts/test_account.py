@@ -61,7 +61,7 @@ def test_a_new_token_is_shown_once_and_works(page, alice):
         ({"days": "0"}, "Choose between 1 and 3,650 days"),
         ({"days": "many"}, "Choose between 1 and 3,650 days"),
         *(
-            ({"requests_per_minute": text}, "0 for any number.")
+            ({"requests_per_minute": text}, "0 for no limit.")
             for text in ("６０", "²", "-1", "9" * 30)
         ),
     ],

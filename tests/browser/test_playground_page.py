@@ -3,6 +3,7 @@ the test's own, which come when it wants."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Page, expect
 
 from playground.models import Answer, Conversation, Turn
-from tests.browser.conftest import DESKTOP
+from tests.browser.conftest import DESKTOP, until
 
 # Requests of the page, each to be answered by reply(number, values).
 HOLD = """() => {
@@ -107,3 +108,130 @@ def test_a_thumb_leaves_the_answer_beside_it_alone_and_counting_goes_one_by_one(
         assert asked(page)[-1]["body"]["count_only"]
         field.fill("Two or three?")
         assert [call["left"] for call in asked(page) if "tokens" in call["url"]] == [True]
+
+
+# Tools
+
+WEATHER = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+CLOCK = {"id": "c2", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+
+
+def test_results_of_tools_are_written_and_sent_by_keyboard(at_home, seen):
+    Answer.objects.filter(place=0).update(text="", tool_calls=[WEATHER, CLOCK])
+    Answer.objects.filter(place=1).update(state="done", error="", tool_calls=[WEATHER])
+    with at_home(viewport=DESKTOP) as context:
+        page: Page = context.new_page()
+        page.goto(f"/playground/{seen['id']}/")
+        page.evaluate(HOLD)
+        page.evaluate(SPEAK)
+        cells = page.locator(".answer-cell")
+        first = cells.nth(0)
+        expect(first.get_by_role("textbox")).to_have_count(2)
+        expect(cells.nth(1).get_by_role("textbox")).to_have_count(1)
+
+        # What is missing is asked for; what is no JSON is told, and sent.
+        page.keyboard.press("Tab")
+        first.get_by_label("Result of weather").fill('{"warm": ')
+        expect(first).to_contain_text("not valid JSON")
+        page.keyboard.press("Control+Enter")
+        expect(first).to_contain_text("Enter what it returned")
+        expect(first.get_by_label("Result of clock")).to_be_focused()
+        sent = [call for call in asked(page) if "results" in call["url"]]
+        assert sent == []
+
+        page.keyboard.type("noon")
+        page.keyboard.press("Control+Enter")
+        sent = [call for call in asked(page) if "results" in call["url"]]
+        results = [
+            {"tool_call_id": "c1", "content": '{"warm": '},
+            {"tool_call_id": "c2", "content": "noon"},
+        ]
+        assert [call["body"] for call in sent] == [{"results": results, "round": None}]
+        number = [call["url"] for call in asked(page)].index(sent[0]["url"])
+        earlier = {"text": "", "reasoning": "", "tool_calls": [WEATHER, CLOCK], "results": results}
+        earlier |= {"tokens": 9, "rate": 3.0, "first_seconds": 0.5}
+        answer = {"place": 0, "state": "waiting", "text": "", "tool_calls": []}
+        answers = [answer | {"calls_waiting": [], "rounds": [earlier]}]
+        page.evaluate(
+            "([number, answers]) => reply(number, { verdict: '', answers })", [number, answers]
+        )
+        # It goes on below the results; the pane beside it still waits for its own.
+        expect(first).to_contain_text("Open")
+        expect(first.locator(".answer-result")).to_have_text(
+            [re.compile("warm"), re.compile("noon")]
+        )
+        expect(cells.nth(1).get_by_label("Result of weather")).to_be_visible()
+
+
+def test_a_prompt_that_is_too_long_is_not_sent(at_home, seen):
+    with at_home(viewport=DESKTOP) as context:
+        page = opened(context, seen)
+        field = page.get_by_label("Message", exact=True)
+        send = page.get_by_role("button", name="Send", exact=True)
+
+        def write(text: str, *counts: int | None) -> None:
+            """Counts of the panes as they come; None for a model that is not loaded."""
+            field.fill(text)
+            for count in counts:
+                until(page, "() => asked.some((call) => call.body.count_only && !call.told)")
+                page.evaluate(
+                    """(count) => {
+                      const call = asked.find(({ body, told }) => body.count_only && !told);
+                      call.told = true;
+                      call.resolve(count === null ? null : { count, context: 2048, pieces: [] });
+                    }""",
+                    count,
+                )
+
+        write("Long", 2310, 1200)
+        line = page.locator("#play-count")
+        words = re.compile(r"^2,310 tokens; Qwen3\S+ takes 2,048\.$")
+        expect(line).to_have_text(words)
+        expect(send).to_have_attribute("aria-disabled", "true")
+        field.press("Control+Enter")
+        expect(page.get_by_text(words).nth(1)).to_be_visible()
+        assert not [call for call in asked(page) if "turns" in call["url"]]
+        expect(field).to_have_value("Long")
+
+        # Shorter, and where nobody can tell.
+        write("Short", 20, 21)
+        expect(line).to_have_text("20 | 21 tokens")
+        expect(send).not_to_have_attribute("aria-disabled", "true")
+        write("Anything", None, None)
+        expect(line).to_have_text("")
+        field.press("Control+Enter")
+        until(page, "() => asked.some(({ url }) => url.endsWith('turns/'))")
+
+
+def test_held_out_prompts_are_searched_and_go_on(at_home, seen):
+    with at_home(viewport=DESKTOP) as context:
+        page = opened(context, seen)
+        page.get_by_role("button", name="Held-out prompts").click()
+        dialog = page.get_by_role("dialog")
+
+        def reply(texts: list[str], **more: Any) -> None:
+            prompt = {"reference": "So.", "system": "", "earlier": 0, "is_cut": False}
+            prompts = [prompt | {"text": text} for text in texts]
+            values = {"prompts": prompts, "note": "Rows.", "next": "", "can_search": True} | more
+            page.evaluate("values => asked.at(-1).resolve(values)", values)
+
+        reply(["One?", "Two?"], next="2")
+        expect(dialog.locator(".play-prompt")).to_have_text(["One?", "Two?"])
+        dialog.get_by_text("Answer in the data").first.click()
+        expect(dialog.get_by_text("So.").first).to_be_visible()
+        dialog.get_by_role("button", name="Show more").press("Enter")
+        assert "after=2" in asked(page)[-1]["url"]
+        reply(["Three?"])
+        expect(dialog.get_by_role("button", name="Three?")).to_be_focused()
+
+        count = len(asked(page))
+        dialog.get_by_label("Search prompts").fill("four")
+        until(page, f"() => asked.length > {count}")
+        assert "search=four" in asked(page)[-1]["url"]
+        reply([])
+        expect(dialog).to_contain_text("None holds “four”.")
+        dialog.get_by_label("Search prompts").fill("five")
+        until(page, f"() => asked.length > {count + 1}")
+        reply(["Five?"])
+        dialog.get_by_role("button", name="Five?").press("Enter")
+        expect(page.get_by_label("Message", exact=True)).to_have_value("Five?")

@@ -42,8 +42,8 @@ def test_chat_vote_make_a_dataset_and_train_on_it(open_page, platform: Platform)
     heads = page.locator(".pane-model")
     expect(heads).to_have_count(2)
     expect(heads.nth(1)).to_contain_text("chatty")
-    page.get_by_label("Longest answer").fill("24")
-    page.get_by_label("Longest answer").blur()
+    page.get_by_label("Max tokens").fill("24")
+    page.get_by_label("Max tokens").blur()
 
     # A held-out prompt of the train, stopped before its model is there; then asked again.
     page.get_by_role("button", name="Held-out prompts").click()
@@ -62,7 +62,7 @@ def test_chat_vote_make_a_dataset_and_train_on_it(open_page, platform: Platform)
     # What was there is there after a reload, and the tokens are those of the template.
     page.reload()
     answered(page, 1)
-    page.get_by_role("button", name="Seen through the tokenizer").click()
+    page.get_by_role("button", name="Show tokens").click()
     dialog = page.get_by_role("dialog")
     expect(dialog.locator(".piece-special").first).to_be_visible(timeout=60_000)
     dialog.get_by_role("button", name="Close").click()
@@ -85,7 +85,7 @@ def test_chat_vote_make_a_dataset_and_train_on_it(open_page, platform: Platform)
 
     # A dataset of it, and the form of the next train.
     page.get_by_role("link", name="Feedback", exact=True).click()
-    expect(page.get_by_text("Below 20 votes luck decides")).to_be_visible()
+    expect(page.get_by_text("With fewer than 20 votes, chance decides")).to_be_visible()
     pairs = page.locator("li", has_text="Preference pairs")
     pairs.get_by_role("button", name="Make a dataset").click()
     page.wait_for_url(re.compile(r"/datasets/\d+/$"))

@@ -1,12 +1,15 @@
 """Any page of a big file without reading what lies before it, and nothing too long for a page."""
 
 import datetime
+import io
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from datasets_app import checking, preview
-from datasets_app.preview import TEXT_LIMIT, rows_seen, shorten
+from datasets_app.preview import TEXT_LIMIT, rows_numbered, rows_seen, shorten
 from tests.datasets_app.conftest import GOOD
 
 
@@ -38,6 +41,37 @@ def test_it_reads_from_the_nearest_mark(marked, monkeypatch):
     rows_seen(marked, 42, 1)
 
     assert begun == [40, 0]
+
+
+@pytest.mark.parametrize("small_bytes", [preview.SMALL_BYTES, 0])
+def test_single_rows_are_read_from_the_marks_before_them(marked, monkeypatch, small_bytes):
+    """Here, and by a program."""
+    monkeypatch.setattr(preview, "SMALL_BYTES", small_bytes)
+    wanted = [0, 7, 10, 42, 44, 94]
+    assert [row.values["text"] for row in rows_numbered(marked, wanted)] == list(map(str, wanted))
+    assert rows_numbered(marked, []) == []
+    assert [row.line for row in rows_numbered(marked, [94, 95, 200])] == [189]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"])
+def test_single_rows_of_every_kind_of_file(checked, monkeypatch, name):
+    monkeypatch.setattr(checking, "MARK_EVERY_ROWS", 10)
+    texts = [str(number) for number in range(30)]
+    rows = [{"text": text} for text in texts]
+    if name.endswith("parquet"):
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"text": texts}), sink, row_group_size=7)
+        content = sink.getvalue()
+    elif name.endswith("csv"):
+        content = "\n".join(["text", *texts]).encode()
+    elif name.endswith("jsonl"):
+        content = "\n".join(json.dumps(row) for row in rows).encode()
+    else:
+        content = json.dumps(rows).encode()
+
+    dataset = checked(content, name)
+    seen = rows_numbered(dataset, [3, 9, 10, 29])
+    assert [str(row.values["text"]) for row in seen] == ["3", "9", "10", "29"]
 
 
 def test_a_file_that_is_gone_shows_no_rows(checked):

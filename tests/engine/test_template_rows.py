@@ -2,14 +2,18 @@
 train."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from engine.chat.lengths import count
 from engine.chat.render import Renderer
 from engine.chat.row_notes import HOPELESS_ROWS, RowNotes
+from engine.contract.arithmetic import holdout_draw
+from engine.contract.rundir import held_out_read
 from engine.data.cache import Rows
 from engine.data.pairs import pair_add
+from engine.data.split import split
 from engine.messages.failures import TrainError
 from engine.rows.examples import Example
 from engine.run.samples import greedy
@@ -67,10 +71,15 @@ def test_a_row_that_the_template_refuses_is_left_out_and_named(
         format=format,
         max_steps=1,
         batch_size=2,
+        evaluation_split=0.3,
+        seed=11,
         **more,
     )
     assert run.code == 0, run.last
-    assert (run.of("started")[0]["train_rows"], run.of("started")[0]["left_out_rows"]) == (7, 1)
+    assert (run.of("started")[0]["train_rows"], run.of("started")[0]["left_out_rows"]) == (5, 1)
+    # Which rows of the file are held out is written down: those behind the refused one, too.
+    good = [0, 1, 2, 4, 5, 6, 7]
+    assert held_out_read(run.directory) == [good[index] for index in holdout_draw(7, 2, 11)]
     said = warnings(run)["rows_refused"]
     assert said.startswith("1 of 8 rows is left out")
     assert "Line 4: " in said
@@ -84,10 +93,36 @@ def test_where_every_row_is_refused_the_train_fails_with_the_templates_words(pic
 
 
 def test_rows_that_are_refused_are_named_again_when_kept_tokens_are_used(picky, tmp_path):
+    held_out = []
+    more = {"max_steps": 1, "evaluation_split": 0.5, "cache": str(tmp_path / "cache")}
     for name in ("first", "second"):
-        run = train(tmp_path / name, picky, toy_rows(8), max_steps=1, cache=str(tmp_path / "cache"))
+        run = train(tmp_path / name, picky, toy_rows(8), **more)
         assert "Line 4" in warnings(run)["rows_refused"]
         assert run.of("started")[0]["left_out_rows"] == 1
+        held_out.append(held_out_read(run.directory))
+
+    assert held_out[0] == held_out[1]
+    assert len(held_out[0]) == 4
+
+
+def test_a_row_of_which_one_half_is_trained_on_is_not_held_out():
+    """A pair becomes two rated answers, which the draw may part."""
+    job = SimpleNamespace(parameters=SimpleNamespace(seed=42, evaluation_split=0.5))
+    numbers = [number for number in range(10) for _ in range(2)]
+    written = []
+
+    def write(directory, rows):
+        written.extend(rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.data.split.held_out_write", write)
+        job.directory = None
+        parts = split(job, numbers, None)
+
+    trained = {numbers[index] for index in parts.kept}
+    assert written
+    assert not trained & {*written}
+    assert trained | {*written} == {*range(10)}
 
 
 def test_nobody_waits_for_rows_that_all_fail_or_all_take_too_long():

@@ -216,6 +216,7 @@ def test_the_contract_names_every_path_of_a_run_directory():
     import engine.contract.rundir as contract
 
     paths = [contract.SPEC, contract.EVENTS, contract.LOG, contract.STOP, contract.SAVE]
+    paths.append(contract.HELD_OUT)
     paths += [f"{folder}/" for folder in (contract.START, contract.CHECKPOINTS, contract.MODEL)]
     document = (ROOT / "docs" / "run-directory.md").read_text()
     for path in paths:

@@ -1,4 +1,4 @@
-"""The page "For programs", the calls of the last hour, and the form for a key."""
+"""The page "For programs", the calls in the last hour, and the form for a key."""
 
 import json
 from datetime import timedelta

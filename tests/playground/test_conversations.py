@@ -119,7 +119,7 @@ def test_an_earlier_prompt_that_is_sent_again_replaces_what_follows(make_convers
     texts = list(conversation.turns.values_list("position", "text"))
     assert texts == [(1, "One?"), (2, "Two, please?")]
 
-    with pytest.raises(UserError, match="no such prompt"):
+    with pytest.raises(UserError, match="no longer there"):
         turn_add(conversation=conversation, by=conversation.owner, text="x", replaces=9)
 
 
@@ -261,7 +261,12 @@ def test_others_neither_change_nor_delete_it(make_conversation, alice, bob, clie
     sharing_set(conversation, by=olga, shared=True)
     client.force_login(bob)
     paths = {
-        "post": ("turns/", "turns/1/vote/", "turns/1/answers/0/"),
+        "post": (
+            "turns/",
+            "turns/1/vote/",
+            "turns/1/answers/0/",
+            "turns/1/answers/0/results/",
+        ),
         "put": ("turns/1/answers/0/thumb/", "turns/1/answers/0/correction/", "link/"),
         "patch": ("",),
         "delete": ("",),

@@ -97,7 +97,7 @@ def test_few_votes_are_no_verdict(make_conversation, alice, client):
         voted(conversation, f"{number}?", "a", "b")
     client.force_login(alice)
     page = client.get("/playground/feedback/").content.decode()
-    assert f"Below {FEWEST_VOTES} votes luck decides" in page
+    assert f"With fewer than {FEWEST_VOTES} votes, chance decides" in page
     assert "%" not in page.partition("One by one")[0]
 
 
@@ -124,11 +124,11 @@ def test_an_answer_without_words_gets_no_feedback(make_conversation, alice):
         thumb(answer=answer, by=alice, verdict="up")
 
     Answer.objects.filter(pk=answer.pk).update(state="done", tool_calls=[{"id": "c1"}])
-    with pytest.raises(UserError, match="no words"):
+    with pytest.raises(UserError, match="is empty"):
         thumb(answer=answer_of(answer.turn, 0), by=alice, verdict="up")
 
     Answer.objects.filter(pk=answer.pk).update(text="words")
-    with pytest.raises(UserError, match="as it is"):
+    with pytest.raises(UserError, match="same as the answer"):
         correction(answer=answer_of(answer.turn, 0), by=alice, text=" words ")
 
 

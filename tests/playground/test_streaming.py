@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ from tests.playground.conftest import answer_of, ask
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LOADING = State("loading", "Loading the model (about 4 s)")
-READY = State("ready", "Answering", backend="llama.cpp", note="Base", context=8192)
+READY = State(
+    "ready", "Answering", backend="llama.cpp", note="Base", context=8192, abilities=("tools",)
+)
 
 
 def chunk(words: str = "", **choice: Any) -> Data:
@@ -176,6 +179,82 @@ def test_tool_calls_and_reasoning_come_in_pieces(said, answer):
     assert answer.reasoning == "Which city?"
     function = {"name": "weather", "arguments": '{"city": "Bern"}'}
     assert answer.tool_calls == [{"id": "c1", "type": "function", "function": function}]
+
+
+def test_calls_without_ids_of_their_own_get_some(said, answer):
+    """By these their results are told."""
+    calls = [
+        {"index": index, "id": call_id, "function": {"name": "f", "arguments": "{}"}}
+        for index, call_id in enumerate(("", "same", "same"))
+    ]
+    said(READY, chunk(delta={"tool_calls": calls}))
+    events(asked(answer))
+    answer.refresh_from_db()
+    ids = [call["id"] for call in answer.tool_calls]
+    assert len({*ids, ""}) == 4
+    assert ids[1] == "same"
+
+
+@pytest.mark.parametrize("asked_for", ["tools", "results"])
+def test_a_model_without_tools_says_so_before_it_is_asked(said, answer, asked_for):
+    said(replace(READY, abilities=()), chunk("Nonsense"))
+    job = asked(answer)
+    if asked_for == "tools":
+        job.body["tools"] = [{"type": "function", "function": {"name": "f"}}]
+    else:
+        job.body["messages"] = [{"role": "tool", "content": "4"}]
+
+    name, data = events(job)[-1]
+    assert (name, data["message"]) == ("failed", streaming.NO_TOOLS)
+    answer.refresh_from_db()
+    assert (answer.state, answer.text) == ("failed", "")
+
+
+# Figures
+
+
+def test_waiting_for_others_and_for_the_model_counts_for_nothing(said, answer):
+    said(LOADING, 0.4, READY, chunk("Open "), 0.1, chunk("Settings"), USAGE)
+    events(asked(answer))
+    answer.refresh_from_db()
+    assert answer.first_seconds < 0.3 < answer.seconds
+    assert 2 / 0.3 < answer.rate < 2 / 0.09
+
+
+def test_what_the_server_measured_itself_is_its_speed(said, answer):
+    """A call of a tool comes all at once, when its last token is written."""
+    timings = b'{"choices": [], "timings": {"predicted_n": 41, "predicted_ms": 2000.0}}'
+    calls = [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]
+    said(READY, chunk("Let me see. "), chunk(delta={"tool_calls": calls}), Data(timings))
+    events(asked(answer))
+    answer.refresh_from_db()
+    assert answer.rate == 20
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [chunk(delta={"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f"}}]}), USAGE],
+        [chunk("All at once"), USAGE],
+        [chunk("One")],
+    ],
+)
+def test_a_speed_that_nobody_knows_is_not_told(said, answer, parts):
+    said(READY, *parts)
+    events(asked(answer))
+    answer.refresh_from_db()
+    assert answer.rate is None
+
+
+def test_what_a_model_thinks_is_a_part_of_its_length_and_speed(said, answer):
+    thoughts = [chunk(delta={"reasoning_content": f"{number} "}) for number in range(2)]
+    usage = Data(b'{"choices": [], "usage": {"completion_tokens": 9}}')
+    said(READY, thoughts[0], 0.2, thoughts[1], 0.2, chunk("So."), usage)
+    events(asked(answer))
+    answer.refresh_from_db()
+    assert answer.tokens == 9
+    assert answer.first_seconds < 0.15
+    assert 8 / 0.6 < answer.rate < 8 / 0.39
 
 
 def test_a_stream_that_nobody_begins_to_read_leaves_no_answer_that_is_written_for_ever(

@@ -24,6 +24,7 @@ from serving.answering import (
 )
 from serving.gateway import child, gateway, model_server
 from serving.gateway.child import Child
+from serving.gateway.gateway import NICE_BESIDE_A_TRAIN
 from serving.gateway.prepared import NOT_COMPARED
 from serving.leases import lease
 from tests.serving.conftest import closing
@@ -355,8 +356,7 @@ def test_beside_a_train_one_thread_computes(house, base):
     asyncio.run(until(lambda: house.gateway.facts.train))
     states, _ = house.run(asked(base))
     assert "loading" in phases(states)
-    assert (child_of(house).order.threads, child_of(house).order.nice) == (1, 19)
-    assert os.getpriority(os.PRIO_PROCESS, child_of(house).pid) == 19
+    assert (child_of(house).order.threads, child_of(house).order.nice) == (1, NICE_BESIDE_A_TRAIN)
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ class TestLater:
         [
             ("", 409, b"at last"),
             ("stream", 206, b"first last"),
-            ("broken", 500, b"This ended by a fault of the platform."),
+            ("broken", 500, b"An error of the platform ended this answer."),
         ],
     )
     def test_many_wait_and_leave_the_only_thread_to_pages(self, settings, kind, status, content):

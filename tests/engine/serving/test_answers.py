@@ -37,6 +37,10 @@ def test_a_stream_is_the_same_answer_in_parts(server: Server):
     assert choices[-1]["finish_reason"] == server.chat()["choices"][0]["finish_reason"]
     assert events[-1]["choices"] == []
     assert events[-1]["usage"]["completion_tokens"] == server.chat()["usage"]["completion_tokens"]
+    # How long it wrote, without its reading of the prompt and without waiting.
+    timings = events[-1]["timings"]
+    assert timings["predicted_n"] == events[-1]["usage"]["completion_tokens"]
+    assert 0 < timings["predicted_ms"] < 60_000
 
 
 def test_a_base_answers_as_itself_whatever_an_adapter_answered_before(server: Server):
