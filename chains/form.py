@@ -24,6 +24,7 @@ from methods.models import TrainingMethod
 from methods.schema import method_fields
 from models_app.models import BaseModel
 from training.form.draft import Draft, draft_new, draft_read, ingredients_take
+from training.form.forecast_bar import with_forecast_html
 from training.form.page import form_context, model_facts, with_missing
 from training.form.preview import train_preview
 from training.form.views import draft_choices, method_cards, method_named, posted_draft
@@ -253,6 +254,8 @@ class StageView(DraftView):
             "is_new": self.stage is None,
             "form_url": reverse("chains:stage", args=place),
             "plan_url": reverse("chains:stage_plan", args=place),
+            # A stage is tried as a train of its own.
+            "try_url": "",
         }
         return render(request, "chains/form.html", context, status=400 if posted else 200)
 
@@ -273,7 +276,7 @@ class StagePlanView(StageView):
 
     def post(self, request: HttpRequest, pk: int, position: int, slug: str) -> JsonResponse:
         _, preview = self.posted(request)
-        return JsonResponse(preview)
+        return JsonResponse(with_forecast_html(preview))
 
 
 def take_stage(draft: Draft, stage: Stage) -> None:

@@ -258,12 +258,35 @@
   function fixButton(fix) {
     const button = make("button", { type: "button", className: "btn btn-sm" }, fix.label);
     if (fix.effect) button.append(make("span", { className: "unit", textContent: fix.effect }));
-    button.addEventListener("click", () => {
-      for (const [name, value] of Object.entries(fix.set)) control(name).value = value;
-      document.getElementById(`id-${Object.keys(fix.set)[0]}`)?.focus();
-      changed();
-    });
+    button.addEventListener("click", () => take(fix.set));
     return button;
+  }
+
+  // Sets fields to what a fix says.
+  function take(values) {
+    for (const [name, value] of Object.entries(values)) {
+      const field = control(name);
+      if (field.type === "checkbox") field.checked = Boolean(value);
+      else field.value = value;
+    }
+    const first = document.getElementById(`id-${Object.keys(values)[0]}`);
+    first?.closest("details")?.setAttribute("open", "");
+    first?.focus();
+    changed();
+  }
+
+  // Memory: the server draws the bar.
+  function forecast(answer) {
+    const html = answer.forecast_html;
+    const holder = summary.querySelector("[data-forecast]");
+    if (html === undefined || holder.shownHtml === html) return;
+    holder.shownHtml = html;
+    const hadFocus = holder.contains(document.activeElement);
+    const wasOpen = holder.querySelector("details")?.open;
+    holder.innerHTML = html;
+    if (wasOpen) holder.querySelector("details")?.setAttribute("open", "");
+    if (hadFocus) holder.querySelector("input, [data-step-run]")?.focus();
+    document.dispatchEvent(new CustomEvent("forecast:shown"));
   }
 
   // Summary
@@ -294,7 +317,7 @@
       live(
         number("time_note"),
         answer.time
-          ? `± ${format.about(answer.time.error).replace("about ", "")}, based on ${format.counted(answer.time.trains, "similar train")}`
+          ? `± ${format.about(answer.time.error).replace("about ", "")}, ${answer.time.basis}`
           : "no similar train yet",
       );
     }
@@ -386,6 +409,7 @@
     messages(answer);
     blanks(answer);
     numbers(answer);
+    forecast(answer);
     problems(answer);
     form.dispatchEvent(new CustomEvent("dx:plan", { detail: answer }));
   }
@@ -487,6 +511,11 @@
     else if (event.target.matches("[data-back]")) setBack(row, row.dataset.original);
   });
   summary.addEventListener("click", (event) => {
+    const fix = event.target.closest("[data-fix]");
+    if (fix) {
+      take(JSON.parse(fix.dataset.fix));
+      return;
+    }
     const link = event.target.closest("[data-problems] a");
     if (!link) return;
     const row = document.querySelector(link.hash);
@@ -507,6 +536,8 @@
     if (submitter?.hasAttribute("formaction")) return;
     for (const text of form.querySelectorAll("[data-run-text]")) text.textContent = "Starting …";
   });
+  // A step was tried: the forecast knows more.
+  document.addEventListener("step:done", () => ask());
   addEventListener("pageshow", () => {
     form.dispatchEvent(new CustomEvent("dx:again"));
     for (const text of form.querySelectorAll("[data-run-text]"))

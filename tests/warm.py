@@ -41,6 +41,7 @@ HEAVY = frozenset(
         "engine.exporting",
         "engine.merging",
         "engine.programs.convert",
+        "engine.programs.one_step",
         "engine.programs.token_rows",
         "engine.proof",
         "engine.proof.exported",

@@ -32,3 +32,11 @@ class TrainingConfig(AppConfig):
                 ended=f"{jobs}.trial_ended",
             )
         )
+        kind_register(
+            Kind(
+                "step-trial",
+                "Trial of one step",
+                run=f"{jobs}.run_step",
+                ended=f"{jobs}.step_ended",
+            )
+        )

@@ -47,3 +47,16 @@ def stop_train(*, job: Job, by: User) -> None:
     from training.train.services import train_stop
 
     train_stop(run=TrainRun.objects.get(job=job.number), by=by)
+
+
+def run_step(pk: int) -> str:
+    """Returns why the step has no result, or nothing."""
+    from training.train.step_trial import step_run
+
+    return step_run(pk)
+
+
+def step_ended(pk: int, *, reason: str, limit_seconds: float) -> None:
+    from training.train.step_trial import step_ended
+
+    step_ended(pk, reason)

@@ -96,6 +96,14 @@ class TrainRun(Job):
         help_text="Whether it carries the base model's adapter on, in place of a new one on its "
         "merged weights.",
     )
+    forecast = models.JSONField(
+        default=dict,
+        help_text="What was forecast of its memory when it was started: training.train.forecast.",
+    )
+    started_anyway = models.BooleanField(
+        default=False,
+        help_text="An operator started it although the forecast says that it cannot fit.",
+    )
     planned_rows = models.BigIntegerField(
         default=0, help_text="Rows that it will learn from, repeats counted."
     )
@@ -302,6 +310,39 @@ class CurveSummary(models.Model):
                 fields=["run", "size", "number"], name="one_stretch_a_size_and_number"
             )
         ]
+
+
+class StepMeasurement(models.Model):
+    """What one step of a configuration took on a worker, tried before any train of it
+    (training.train.step_trial). Forecasts are corrected by it."""
+
+    asked_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    method = models.ForeignKey(TrainingMethod, models.CASCADE, related_name="+")
+    base_model = models.ForeignKey(BaseModel, models.CASCADE, related_name="+")
+    dataset = models.ForeignKey(Dataset, models.SET_NULL, null=True, related_name="+")
+    parameters = models.JSONField(help_text="Every value, defaults included.")
+    batch = models.JSONField(
+        help_text="{rows, tokens, longest, answer} of the batch, as engine.forecast.batches has it."
+    )
+    device = models.JSONField(default=dict, help_text="As the engine detected it.")
+    peak_bytes = models.BigIntegerField(null=True, blank=True)
+    step_seconds = models.FloatField(
+        null=True, blank=True, help_text="Null where a train ran beside it, which slows a step."
+    )
+    error = models.TextField(blank=True, help_text="Why there is no result, in words for people.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    done_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        indexes: ClassVar = [
+            models.Index(fields=["base_model", "method"], name="steps_by_model_and_method")
+        ]
+
+    def __str__(self) -> str:
+        return f"One step of {self.method} on {self.base_model}"
 
 
 class Sample(models.Model):

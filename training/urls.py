@@ -18,6 +18,7 @@ urlpatterns = [
     path("new/", form_views.MethodChoiceView.as_view(), name="new"),
     path("new/<slug:slug>/", form_views.TrainFormView.as_view(), name="form"),
     path("new/<slug:slug>/plan/", form_views.TrainPlanView.as_view(), name="plan"),
+    path("new/<slug:slug>/try-step/", form_views.StepTrialView.as_view(), name="try_step"),
     path("new/<slug:slug>/try/", form_views.RewardTrialView.as_view(), name="try"),
     path("queue/", queue_views.QueuePageView.as_view(), name="queue"),
     path("queue/pause/", queue_views.QueuePauseView.as_view(), name="queue_pause"),

@@ -30,7 +30,18 @@ FLOORS = {
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "gguf"}
 # Rooms of the engine that the web process imports. The rest belongs to workers.
-LIGHT = ("chat", "contract", "doctor", "messages", "models", "process", "rewards", "rows", "schema")
+LIGHT = (
+    "chat",
+    "contract",
+    "doctor",
+    "forecast",
+    "messages",
+    "models",
+    "process",
+    "rewards",
+    "rows",
+    "schema",
+)
 HALL = {"engine/__init__.py", "engine/__main__.py"}
 
 

@@ -125,6 +125,8 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
             "branched_from",
             "branch_step",
             "continue_adapter",
+            "forecast",
+            "started_anyway",
             "attempt",
             "host",
             "devices",
@@ -326,6 +328,12 @@ class TrainCreateSerializer(OrderSerializer):
         max_value=2**62,
         help_text="Of the checkpoint of branched_from.",
     )
+    start_anyway = serializers.BooleanField(
+        required=False,
+        default=False,
+        help_text="Start it although the forecast says that it cannot fit any device here. For "
+        "operators.",
+    )
     priority = PriorityField(
         required=False, default=TrainRun.Priority.NORMAL, help_text="high is for operators to give."
     )
@@ -402,6 +410,7 @@ class TrainPlanSerializer(StrictSerializer):
         required=False, allow_null=True, default=None, help_text="Id or slug."
     )
     continue_adapter = serializers.BooleanField(required=False, default=False)
+    start_anyway = serializers.BooleanField(required=False, default=False)
     parameters = serializers.DictField(required=False, default=dict)
     branched_from = serializers.IntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=2**62
@@ -428,6 +437,13 @@ class TrainPreviewSerializer(serializers.Serializer[Any]):
     )
     disk = serializers.DictField(allow_null=True, help_text="Bytes.")
     time = serializers.DictField(allow_null=True, help_text="Seconds that similar trains took.")
+    forecast = serializers.DictField(
+        allow_null=True,
+        help_text="Memory in bytes: {verdict: fits, tight, does_not_fit or empty, title, missing: why "
+        "there is no verdict, devices: [{kind, name, memory, usable, total, low, high, error, basis, "
+        "moment, parts: [{name, title, bytes}], verdict}], fixes: [{label, effect, set, total, "
+        "verdict}], batch, may_try, may_start_anyway}.",
+    )
     queue = serializers.DictField()
     worker = serializers.DictField()
 
@@ -526,6 +542,7 @@ class TrainCopySerializer(StrictSerializer):
     name = serializers.CharField(max_length=120, required=False, allow_blank=True)
     base_model = KeyField(required=False)
     continue_adapter = serializers.BooleanField(required=False)
+    start_anyway = serializers.BooleanField(required=False)
     dataset = KeyField(required=False)
     evaluation_dataset = KeyField(required=False, allow_null=True)
     parameters = serializers.DictField(required=False, default=dict, help_text="Only what changes.")

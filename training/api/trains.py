@@ -68,6 +68,7 @@ BESIDE = (
     "branched_from",
     "branch_step",
     "continue_adapter",
+    "memory",
     "labels",
 )
 
@@ -230,6 +231,7 @@ class TrainPlanView(APIView):
                 starts_after=other_train(request, "after", data["after"]),
                 labels=data["labels"],
                 continue_adapter=data["continue_adapter"],
+                start_anyway=data["start_anyway"],
             )
         )
 

@@ -6,6 +6,7 @@ from training.api import merge as api_merge
 from training.api import queue as api_queue
 from training.api import rewards as api_rewards
 from training.api import sharing as api_sharing
+from training.api import steps as api_steps
 from training.api import trains as api
 from training.pages import starter_views
 
@@ -18,6 +19,8 @@ urlpatterns = [
         api_rewards.RewardTrialResultView.as_view(),
         name="api-trains-tried",
     ),
+    path("try-step/", api_steps.StepTrialView.as_view(), name="api-trains-try-step"),
+    path("try-step/<int:pk>/", api_steps.StepTrialResultView.as_view(), name="api-trains-step"),
     path("sample/", starter_views.SampleTrainView.as_view(), name="api-trains-sample"),
     path("bulk/", api_lists.TrainBulkView.as_view(), name="api-trains-bulk"),
     path("labels/", api_lists.TrainLabelsView.as_view(), name="api-trains-labels"),

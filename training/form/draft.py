@@ -48,6 +48,7 @@ class Draft:
     labels: str = ""
     branch: Origin | None = None
     continue_adapter: bool = False
+    start_anyway: bool = False
     after: TrainRun | None = None
     priority: int = TrainRun.Priority.NORMAL
     origin: TrainRun | None = None
@@ -230,6 +231,7 @@ def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: st
         labels=str(data.get("labels", ""))[:2000],
         origin=train_find(reader, data.get("copied_from", "")),
         key=data.get("key", "")[:200] or str(uuid.uuid4()),
+        start_anyway=bool(data.get("start_anyway")),
     )
 
     draft.parameters = draft.kept() | draft.parameters

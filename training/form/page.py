@@ -15,6 +15,7 @@ from methods.services import method_options
 from models_app.models import BaseModel
 from training.form.controls import Control, controls_make, groups_make, reward_templates
 from training.form.draft import Draft, base_models_of, unfinished_of
+from training.form.forecast_bar import forecast_context
 from training.models import TrainRun
 from training.train.carrying_on import GIVEN_PARAMETERS, adapter_text, can_carry_on
 from training.train.dataset_choice import DatasetChoice, choices_make, datasets_visible
@@ -34,6 +35,7 @@ INGREDIENTS = {
     "after": "Starts",
     "branch_step": "Weights to begin with",
     "priority": "Priority",
+    "memory": "Memory",
 }
 
 
@@ -100,6 +102,8 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "page": page_data(models, choices, preview, controls, adapters) | {"options": options},
         "form_url": reverse("training:form", args=[draft.method.slug]),
         "plan_url": reverse("training:plan", args=[draft.method.slug]),
+        "forecast": forecast_context(preview),
+        "try_url": reverse("training:try_step", args=[draft.method.slug]),
     }
 
 

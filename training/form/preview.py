@@ -14,6 +14,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 
+from core.text import counted
 from datasets_app.models import Dataset
 from jobs.devices.presence import WorkerState, worker_state
 from methods.models import TrainingMethod
@@ -21,9 +22,10 @@ from models_app.models import BaseModel
 from training.models import TrainRun
 from training.train.branching import Origin
 from training.train.estimate import Estimator, device_name
+from training.train.forecast import ERROR_OF_A_STEP, seconds_by_step
 from training.train.plan import Plan, disk_bytes
 from training.train.services import train_check
-from training.work.queue import queue_state
+from training.work.queue import may_manage_queue, queue_state
 
 
 def train_preview(
@@ -39,14 +41,16 @@ def train_preview(
     starts_after: TrainRun | None = None,
     labels: Iterable[str] = (),
     continue_adapter: bool = False,
+    start_anyway: bool = False,
     state: WorkerState | None = None,
 ) -> dict[str, Any]:
     """{"ok", "errors": {field: [text]}, "warnings": {field: text}, "fixes", "plan", "disk", "time",
-    "blank", "queue", "worker"}.
+    "forecast", "blank", "queue", "worker"}.
 
     "errors" are those of training.train.services.train_check, so that `ok` is what the start says.
     "plan" is training.train.plan.Plan as a dict, None while errors stand in its way; "time" the
-    seconds that similar trains suggest; "disk" in bytes."""
+    seconds that similar trains suggest; "disk" in bytes; "forecast" is
+    training.train.forecast.Forecast as a dict, None where there is no plan."""
     state = state or worker_state()
     check = train_check(
         owner=owner,
@@ -60,6 +64,7 @@ def train_preview(
         starts_after=starts_after,
         labels=labels,
         continue_adapter=continue_adapter,
+        start_anyway=start_anyway,
         device=state.device_kind,
     )
 
@@ -71,10 +76,16 @@ def train_preview(
         "plan": None,
         "disk": None,
         "time": None,
+        "forecast": None,
         "blank": {},
         "queue": _queue(),
         "worker": _worker(state),
     }
+
+    if check.forecast is not None:
+        answer["forecast"] = check.forecast.as_dict() | {
+            "may_start_anyway": check.forecast.cannot_fit and may_manage_queue(owner)
+        }
 
     if check.parameters is not None:
         answer["blank"] = _blanks(check.parameters)
@@ -134,10 +145,26 @@ def time_guess(
     resolved: dict[str, Any],
     device: str,
 ) -> dict[str, Any] | None:
-    """{"seconds", "error", "trains"}, see training.train.estimate."""
+    """{"seconds", "error", "trains"}, see training.train.estimate, and "basis", in words: similar trains,
+    or else one step that was tried."""
     rows = plan.steps * plan.effective_batch
     guess = Estimator(device).guess(method, base_model, resolved, rows, dataset.pk)
-    return asdict(guess) if guess is not None else None
+    if guess is not None:
+        return asdict(guess) | {"basis": f"based on {counted(guess.trains, 'similar train')}"}
+
+    seconds = seconds_by_step(
+        method=method,
+        base_model=base_model,
+        dataset=dataset,
+        parameters=resolved,
+        steps=plan.steps,
+        device=device,
+    )
+    if seconds is None:
+        return None
+
+    error = ERROR_OF_A_STEP * seconds
+    return {"seconds": seconds, "error": error, "trains": 0, "basis": "measured by one step"}
 
 
 def _queue() -> dict[str, int | bool]:

@@ -21,10 +21,12 @@ from datasets_app.models import Dataset
 from jobs.devices.presence import worker_state
 from methods.models import TrainingMethod
 from training.form.draft import Draft, draft_new, draft_read, train_find
+from training.form.forecast_bar import with_forecast_html
 from training.form.page import form_context, with_missing
 from training.form.preview import train_preview
 from training.train.dataset_choice import DatasetFit, choices_make, datasets_visible, fit_of
 from training.train.services import train_create
+from training.train.step_trial import step_try
 from training.train.trial import trial_start
 
 # What was chosen before the method.
@@ -220,6 +222,7 @@ def draft_choices(draft: Draft) -> dict[str, Any]:
         "starts_after": draft.after,
         "labels": [draft.labels],
         "continue_adapter": draft.continue_adapter,
+        "start_anyway": draft.start_anyway,
     }
 
 
@@ -228,8 +231,39 @@ class TrainPlanView(View):
 
     def post(self, request: HttpRequest, slug: str) -> JsonResponse:
         method = get_object_or_404(TrainingMethod, slug=slug)
-        _, preview = posted_draft(request, method)
-        return JsonResponse(preview)
+        draft, preview = posted_draft(request, method)
+        try_url = reverse("training:try_step", args=[slug])
+        return JsonResponse(
+            with_forecast_html(preview, try_url=try_url, start_anyway=draft.start_anyway)
+        )
+
+
+class StepTrialView(View):
+    """The form's fields as posted -> where the trial of one step can be asked after."""
+
+    def post(self, request: HttpRequest, slug: str) -> JsonResponse:
+        method = get_object_or_404(TrainingMethod, slug=slug)
+        state = worker_state()
+        draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
+        if draft.base_model is None or draft.dataset is None:
+            return JsonResponse({"error": "Choose a base model and a dataset first."}, status=400)
+
+        try:
+            measurement = step_try(
+                by=draft.reader,
+                method=method,
+                base_model=draft.base_model,
+                dataset=draft.dataset,
+                parameters=draft.parameters,
+                system_prompt=draft.system_prompt,
+                continue_adapter=draft.continue_adapter,
+                state=state,
+            )
+        except UserError as error:
+            return JsonResponse({"error": error.message}, status=400)
+
+        url = reverse("api-trains-step", args=[measurement.pk])
+        return JsonResponse({"url": url}, status=202)
 
 
 class RewardTrialView(View):

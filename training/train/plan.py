@@ -3,6 +3,7 @@ whose plan has errors cannot start."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ from engine.contract.arithmetic import (
     warmup_is_long,
     warmup_steps,
 )
+from engine.forecast.disk import disk_forecast
+from engine.forecast.shape import ShapeUnknown, shape_read
 from engine.rewards.registry import REWARDS
 from engine.schema.registry import RECIPES
 from engine.schema.train import TrainParameters
@@ -365,8 +368,13 @@ def _longer(lengths: dict[str, int], max_tokens: int, context: int) -> list[dict
 
 
 def disk_bytes(base_model: BaseModel, parameters: dict[str, Any]) -> int:
-    """What the train will write: the model once, and its optimizer state in each checkpoint that is
-    kept."""
+    """What the train will write: the model once, and what is trained with its optimizer state in each
+    checkpoint that is kept."""
+    if "save_strategy" in parameters:
+        with suppress(ShapeUnknown):
+            return disk_forecast(shape_read(base_model.path), "", parameters)
+
+    # A custom program, or a model whose files do not say.
     if parameters.get("adapter") == "none":
         return 3 * base_model.size_bytes
 

@@ -40,12 +40,18 @@ from models_app.models import BaseModel
 from training.models import TrainRun, width_of
 from training.train.branching import Origin, branch_check, branch_prepare, branch_take
 from training.train.carrying_on import adapter_take, carried_parameters, loaded_model
+from training.train.forecast import Forecast, forecast_make, reward_model_bytes
 from training.train.labels import labels_begin, labels_clean, labels_set
 from training.train.needed import needed_text
 from training.train.plan import Plan, disk_bytes, plan_check, train_plan
 from training.train.reward_resources import resources_of
 from training.train.spec_paths import spec_write
-from training.work.queue import device_kinds, priority_check, workers_notify
+from training.work.queue import (
+    device_kinds,
+    may_manage_queue,
+    priority_check,
+    workers_notify,
+)
 
 __all__ = [
     "Plan",
@@ -81,9 +87,10 @@ def train_create(
     starts_after: TrainRun | None = None,
     labels: Iterable[str] = (),
     continue_adapter: bool = False,
+    start_anyway: bool = False,
 ) -> tuple[TrainRun, bool]:
     """Check everything, write the row and its spec.json, and queue it. Returns (train, whether it
-    is new).
+    is new). `start_anyway`: though the forecast says that it cannot fit, which is for operators.
 
     The same owner with the same idempotency key gets the train that the first call created. Raises
     UserError by field."""
@@ -104,6 +111,7 @@ def train_create(
         starts_after=starts_after,
         labels=labels,
         continue_adapter=continue_adapter,
+        start_anyway=start_anyway,
         device=device,
     )
     parameters, plan = check.insist()
@@ -129,6 +137,8 @@ def train_create(
         priority=priority,
         starts_after=starts_after,
         planned_rows=plan.steps * plan.effective_batch,
+        forecast=check.forecast.kept() if check.forecast is not None else {},
+        started_anyway=check.is_risked,
     )
 
     try:
@@ -165,13 +175,16 @@ class TrainCheck:
 
     `errors`: {field: [text]}, "" for the train as a whole. `parameters`: every one, resolved; None
     where they are refused. `plan`: None where ingredients or parameters are refused. `checkpoint`:
-    the folder whose weights a branch begins with."""
+    the folder whose weights a branch begins with. `forecast`: of its memory, where there is a plan.
+    `is_risked`: an operator starts it although it cannot fit."""
 
     errors: dict[str, list[str]] = field(default_factory=dict)
     parameters: dict[str, Any] | None = None
     plan: Plan | None = None
     labels: list[str] = field(default_factory=list)
     checkpoint: Path | None = None
+    forecast: Forecast | None = None
+    is_risked: bool = False
     refusals: list[UserError] = field(default_factory=list)
 
     def refuse(self, refusal: UserError) -> None:
@@ -214,12 +227,15 @@ def train_check(
     starts_after: TrainRun | None = None,
     labels: Iterable[str] = (),
     continue_adapter: bool = False,
+    start_anyway: bool = False,
+    looks_at_memory: bool = True,
     device: str,
 ) -> TrainCheck:
     """Everything that can be said against a train before it starts: what the form shows while
     somebody types, and what the start refuses. Writes nothing.
 
-    device: "cpu" or "cuda", what the worker has.
+    device: "cpu" or "cuda", what the worker has. start_anyway: `owner`, an operator, takes it on
+    themselves where the train cannot fit. looks_at_memory: whether that is asked at all.
     """
     check = TrainCheck()
     if base_model is None:
@@ -276,6 +292,18 @@ def train_check(
         with check.collecting():
             require_disk(disk_bytes(base_model, check.parameters))
 
+        if looks_at_memory and not check.plan.errors:
+            check.forecast = forecast_make(
+                method=method,
+                base_model=base_model,
+                dataset=dataset,
+                parameters=check.parameters,
+                steps=check.plan.steps,
+                reward_bytes=reward_model_bytes(check.parameters, owner),
+            )
+            with check.collecting():
+                check.is_risked = memory_check(check.forecast, owner, start_anyway)
+
     if branch is not None:
         with check.collecting():
             check.checkpoint = branch_check(
@@ -287,6 +315,21 @@ def train_check(
             )
 
     return check
+
+
+def memory_check(forecast: Forecast, owner: User, start_anyway: bool) -> bool:
+    """Whether a train that cannot fit is started all the same. Raises UserError {"memory": [text]} where
+    it is not."""
+    if not forecast.cannot_fit:
+        return False
+    if start_anyway and may_manage_queue(owner):
+        return True
+
+    text = forecast.refusal()
+    if start_anyway:
+        text += " Only operators can start it anyway."
+
+    raise UserError({"memory": [text]}, code="does_not_fit")
 
 
 def ingredients_check(
@@ -370,17 +413,18 @@ def _prepare_directory(run: TrainRun, weights: Path | None, branch: Origin | Non
         if run.continue_adapter:
             adapter = adapter_take(run.base_model, run.directory)
 
-        spec_write(run, _spec(run, start, adapter))
+        spec_write(run, spec_of(run, start, adapter))
     except BaseException:
         shutil.rmtree(run.directory, ignore_errors=True)
         raise
 
 
-def _spec(run: TrainRun, branch: Branch | None, adapter: StartAdapter | None) -> Spec:
+def spec_of(run: TrainRun, branch: Branch | None, adapter: StartAdapter | None) -> Spec:
+    """What the engine is to do for `run`, which need not be saved."""
     evaluation_dataset = run.evaluation_dataset
     base_model = loaded_model(run)
     return Spec(
-        run_id=run.pk,
+        run_id=run.pk or 0,
         attempt=run.attempt,
         name=run.name,
         method=run.method.slug,
