@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.chat.lengths import rows_by_line, variants
+from engine.chat.lengths import good_rows, variants
 from engine.chat.render import Renderer, tokenizer_load
 from engine.chat.template import TemplateProblem
 from engine.contract.rundir import (
@@ -148,16 +148,16 @@ def _rows(spec: Spec, *, prompts: bool) -> Any:
         warn=lambda code, message: None,
     )
     data = spec.dataset
-    rows = rows_by_line(Path(data.path), data.file_type, data.format, data.column_map)
+    rows = good_rows(Path(data.path), data.file_type, data.format, data.column_map)
 
-    for _, example, values in islice(rows, ROWS_LOOKED_AT):
+    for row in islice(rows, ROWS_LOOKED_AT):
         try:
-            tokens = _length(renderer, example, prompts=prompts)
+            tokens = _length(renderer, row.example, prompts=prompts)
         except TemplateProblem:
             continue
 
         if tokens:
-            yield tokens, values, example.label is not False
+            yield tokens, row.values, row.example.label is not False
 
 
 def _length(renderer: Renderer, example: Example, *, prompts: bool) -> int:
