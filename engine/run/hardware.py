@@ -50,7 +50,7 @@ class Precision:
 
 
 def detect() -> Device:
-    """Looks at the device, and runs a few small matrix products on a CPU (some 50 ms). Of several
+    """Looks at the device, and runs a few small matrix products on a CPU (some 100 ms). Of several
     GPUs it is the one that this process has made its own, else the first."""
     import torch
 
@@ -134,7 +134,8 @@ def thread_count() -> int:
 
 def bf16_gain() -> float:
     """How many times faster this CPU multiplies bf16 matrices than fp32 ones. The fastest of
-    several tries counts: other processes can only slow a try down."""
+    several tries counts, in one thread: other processes can only slow a try down, and of several
+    threads that wait for each other hardly any try is undisturbed on a busy machine."""
     import torch
 
     def seconds(dtype: torch.dtype) -> float:
@@ -142,14 +143,19 @@ def bf16_gain() -> float:
         right = torch.ones((MATRIX_SIZE, MATRIX_SIZE), dtype=dtype)
         tries = []
 
-        for _ in range(6):
+        for _ in range(8):
             start = time.perf_counter()
             left @ right
             tries.append(time.perf_counter() - start)
 
         return min(tries)
 
-    return seconds(torch.float32) / seconds(torch.bfloat16)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return seconds(torch.float32) / seconds(torch.bfloat16)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def processor_name() -> str:
