@@ -13,6 +13,7 @@ import os
 import sys
 from typing import Any
 
+from engine.process.waiting import threads_spin_briefly
 from engine.schema.registry import RECIPES
 
 MODULES = (
@@ -34,6 +35,7 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma
 
 def load() -> None:
     """Import it all into this process, without bitsandbytes."""
+    threads_spin_briefly()
     # Libraries ask for a GPU while they are imported. This way torch asks the driver's monitor,
     # which does not initialise CUDA.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

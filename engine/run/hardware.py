@@ -183,13 +183,28 @@ def keep_freed_memory() -> None:
     A step on a CPU allocates the same hundreds of megabytes again and again; fetching them anew,
     page by page, took 10% to 30% of its time. Only glibc has the switch; elsewhere nothing happens.
     """
-    if sys.platform != "linux":
-        return
-
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
+    library = _c_library()
+    if library is not None:
         library.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def freed_memory_return() -> None:
+    """Give what keep_freed_memory has kept back to the kernel. To be called every so many steps:
+    batches have different lengths, whose tensors leave gaps that fit none of the next ones, and a
+    train of SmolLM2 that began with 2.1 GB held 5.1 GB after 120 steps, 1.1 GB of them in use."""
+    library = _c_library()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def _c_library() -> Any:
+    """glibc; None elsewhere."""
+    if sys.platform != "linux":
+        return None
+
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") else None
 
 
 if __name__ == "__main__":

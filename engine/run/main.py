@@ -26,6 +26,7 @@ from engine.distributed.launch import run_ranks
 from engine.distributed.ranks import Ranks
 from engine.messages.failures import KNOWN_FAILURES, Failure, Stopped, explain, is_disk_full
 from engine.process import preload
+from engine.process.waiting import threads_spin_briefly
 from engine.run.custom import run_program
 from engine.run.job import Job
 from engine.schema.registry import RECIPES
@@ -37,6 +38,7 @@ def run(directory: Path) -> int:
 
     The last event is exactly one of finished, stopped and failed, whatever happens.
     """
+    threads_spin_briefly()
     events = EventWriter.resume(directory, _stored_events(directory))
     try:
         program = read_spec(directory).program

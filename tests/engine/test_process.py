@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.data.length_grouping import GroupedByLength
+from engine.process.waiting import BRIEFLY, threads_spin_briefly
 from engine.programs.option_catalogues import catalogue_text
 from engine.run.hardware import Device, precision_choose, thread_count
 from engine.schema.options import CATALOGUES
@@ -36,7 +37,7 @@ def pool():
 
 own = Path("/proc/self/comm").read_text() if sys.platform == "linux" else ""
 preload.load()
-report = {"peft": "peft" in sys.modules}
+report = {"peft": "peft" in sys.modules, "spins": os.environ.get("GOMP_SPINCOUNT")}
 report["can_train"] = [preload.can_train({}), preload.can_train({"quantization": "4-bit"})]
 trainers = {
     recipe.trainer_config.partition(":")[0].replace("_config", "_trainer")
@@ -68,6 +69,10 @@ print("REPORT", json.dumps(report))
 """
 
 
+# How an operator chooses what threads do while they wait.
+CHOSEN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+
 @pytest.fixture(scope="module")
 def warm_process(tiny, tmp_path_factory) -> dict:
     """What a warm process says of itself, and the directory of a train that was forked from it.
@@ -83,7 +88,8 @@ def warm_process(tiny, tmp_path_factory) -> dict:
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
-        env=os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": f"{ROOT}:{folder}"},
+        env={name: value for name, value in os.environ.items() if name not in CHOSEN}
+        | {"OMP_NUM_THREADS": "2", "PYTHONPATH": f"{ROOT}:{folder}"},
     )
     assert result.returncode == 0, result.stdout + result.stderr
     report = re.search(r"^REPORT (.*)$", result.stdout, re.MULTILINE)
@@ -101,6 +107,17 @@ def test_a_warm_process_does_not_import_what_wakes_the_gpu(warm_process):
     """peft imports bitsandbytes where it is installed, and that asks the GPU what it can do."""
     assert warm_process["peft"]
     assert warm_process["can_train"] == [True, False]
+
+
+def test_the_threads_of_a_train_spin_briefly_where_nobody_chose_otherwise(
+    warm_process, monkeypatch
+):
+    assert warm_process["spins"] == BRIEFLY["GOMP_SPINCOUNT"]
+
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    threads_spin_briefly()
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_what_a_warm_process_imports_holds_every_trainer(warm_process):
