@@ -97,29 +97,31 @@ class Facts:
 
 
 class FactsReader:
-    """Reads the facts, and remembers the workers that were there: a queue that is away takes no
-    device from models."""
+    """Reads the facts, and remembers the workers that were there: a queue that is away, and workers
+    that start anew, take no device from models."""
 
     def __init__(self) -> None:
-        self.presences: list[dict[str, Any]] = []
+        self.everywhere: list[dict[str, Any]] = []
+        self.here: list[dict[str, Any]] = []
 
     def __call__(self) -> Facts:
         """Raises a database error where it is away."""
         close_old_connections()
         with suppress(RedisError):
-            self.presences = workers_present()
+            self.everywhere = workers_present()
 
-        return _facts(self.presences)
+        host = socket.gethostname()
+        here = [presence for presence in self.everywhere if presence["host"] == host]
+        self.here = here or self.here
+        return _facts(self.here, self.everywhere)
 
 
-def _facts(everywhere: list[dict[str, Any]]) -> Facts:
-    """everywhere: the workers of all machines."""
+def _facts(here: list[dict[str, Any]], everywhere: list[dict[str, Any]]) -> Facts:
+    """The workers of this machine, and of all machines."""
     policy = device_policy()
-    host = socket.gethostname()
-    presences = [presence for presence in everywhere if presence["host"] == host]
-    running = list(TrainRun.objects.active().filter(host=host).order_by("pk"))
-    spots = _spots(presences, running)
-    kind = "cpu" if all(_kind(presence) == "cpu" for presence in presences) else "cuda"
+    running = list(TrainRun.objects.active().filter(host=socket.gethostname()).order_by("pk"))
+    spots = _spots(here, running)
+    kind = "cpu" if all(_kind(presence) == "cpu" for presence in here) else "cuda"
     rule = rule_on(policy, kind)
 
     return Facts(
@@ -130,7 +132,7 @@ def _facts(everywhere: list[dict[str, Any]]) -> Facts:
         # The last: trains begin with the first where no model is loaded.
         spot=spots[-1],
         spots=spots,
-        waits=rule == Rule.TRAINS and bool(presences) and _train_waits(everywhere, spots),
+        waits=rule == Rule.TRAINS and _train_waits(everywhere, spots),
         takers=_takers(running),
     )
 

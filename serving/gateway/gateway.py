@@ -332,7 +332,7 @@ class Gateway:
     async def _facts_refresh(self) -> None:
         try:
             facts: Facts = await self._in_thread(self.read_facts)
-            is_loaded = any(server.children for server in self.servers.values())
+            is_loaded = any(server.children or server.coming for server in self.servers.values())
             self.facts = facts.after(self.facts, is_loaded=is_loaded)
         except Exception as error:
             logger.warning("the database is not available, models answer as before: %s", error)

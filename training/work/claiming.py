@@ -17,7 +17,7 @@ from django.utils import timezone
 from jobs.devices.locks import DeviceLocks, claiming
 from jobs.devices.machines import Present, machine_key
 from jobs.devices.presence import Seat, WorkerState, worker_state
-from jobs.devices.sharing import devices_held, has_models
+from jobs.devices.sharing import Rule, device_policy, devices_held, has_models
 from training.models import TrainRun
 from training.train.estimate import Estimator, device_name
 from training.work.placing import Gathering, Machine, Placement, Wish, place
@@ -132,6 +132,9 @@ def holders_now(machines: Sequence[Present]) -> Holders:
     on which somebody is answered."""
     running = TrainRun.objects.active().select_related("method", "base_model")
     holders: Holders = dict(holders_of(running, machines))
+
+    if device_policy().rule != Rule.CHAT:
+        return holders
 
     for machine in machines:
         for identity in devices_held(machine.host, machine.devices):
