@@ -7,6 +7,9 @@ and
     identity   by which it is locked: a GPU's UUID, "cpu", or "cpu:0", "cpu:1" of divided processors
     index      its place among the devices of its machine
     label      what people call it: "GPU 1", "cpu 0"; "" for the only one
+    of         how many devices its machine has, those without a worker too
+    visible    its name in the variable CUDA_VISIBLE_DEVICES of a program on this machine, "" where
+               a program without that variable finds it alone
 """
 
 from __future__ import annotations
@@ -48,9 +51,15 @@ def devices_measure() -> list[Device]:
         found = _processors_divided(found[0], settings.CPU_DEVICES)
 
     is_alone = len(found) == 1
+    visible = _names_visible(found)
     for index, device in enumerate(found):
         word = "cpu" if device["kind"] == "cpu" else "GPU"
-        device |= {"index": index, "label": "" if is_alone else f"{word} {index}"}
+        device |= {
+            "index": index,
+            "label": "" if is_alone else f"{word} {index}",
+            "of": len(found),
+            "visible": visible[index],
+        }
 
     return found[: settings.TRAIN_WORKERS or None]
 
@@ -67,6 +76,18 @@ def _processors_divided(whole: Device, count: int) -> list[Device]:
     return [whole | share | {"identity": f"cpu:{index}"} for index in range(count)]
 
 
+def _names_visible(found: Sequence[Device]) -> list[str]:
+    if found[0]["kind"] == "cpu":
+        return [""] * len(found)
+
+    # Those that the platform itself may see, by whatever names it was given them.
+    given = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    if len(given) >= len(found):
+        return given[: len(found)]
+
+    return [str(index) for index in range(len(found))] if len(found) > 1 else [""]
+
+
 def worker_count() -> int:
     """How many training workers this machine is to have: one for each device, or for the first
     DEEPEXTENSION_TRAIN_WORKERS of them."""
@@ -78,17 +99,13 @@ def worker_count() -> int:
     return min(count, settings.TRAIN_WORKERS or count)
 
 
-def devices_environment(chosen: Sequence[Device], of: int) -> dict[str, str]:
-    """The variables by which an engine finds `chosen` of the `of` devices of this machine, and no
-    others; none where the machine has only one."""
-    if of == 1:
-        return {}
-
+def devices_environment(chosen: Sequence[Device]) -> dict[str, str]:
+    """The variables by which a program finds these devices of its machine, and no others; none where
+    the machine has only one."""
     if chosen[0]["kind"] == "cpu":
         # Of each rank.
-        return {"OMP_NUM_THREADS": str(chosen[0]["threads"])}
+        is_divided = chosen[0].get("of", 1) > 1
+        return {"OMP_NUM_THREADS": str(chosen[0]["threads"])} if is_divided else {}
 
-    # Those that the platform itself may see, by whatever names it was given them.
-    visible = [name for name in os.environ.get(VISIBLE, "").split(",") if name]
-    names = [visible[device["index"]] if visible else str(device["index"]) for device in chosen]
-    return {VISIBLE: ",".join(names)}
+    names = [str(device.get("visible", "")) for device in chosen]
+    return {VISIBLE: ",".join(names)} if all(names) else {}

@@ -75,7 +75,7 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
 
         _require_port()
         (settings.HOME / "logs").mkdir(exist_ok=True, mode=0o700)
-        server = _supervisor_start(worker_count())
+        server = _supervisor_start(_worker_count(say))
 
         try:
             # After the fork: a thread beside it could leave locks behind.
@@ -90,6 +90,17 @@ def platform(say: Callable[[str], None]) -> Iterator[subprocess.Popen[bytes]]:
                 server.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 server.kill()
+
+
+def _worker_count(say: Callable[[str], None]) -> int:
+    """One where the devices cannot be measured: its log says why, and everything else is served."""
+    try:
+        return worker_count()
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError):
+        say(
+            "The devices of this machine cannot be measured: one worker is started, and its log says why"
+        )
+        return 1
 
 
 def _supervisor_start(train_workers: int) -> subprocess.Popen[bytes]:

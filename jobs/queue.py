@@ -63,7 +63,8 @@ def queue_insert(job: Job, *, first: bool = False) -> None:
 
     Fair share: within each lane and priority people take turns. A job's turn is the number of its
     owner's jobs that run or wait in front of it, and it goes before the first job of a later turn:
-    twenty trains of one person wait behind the first of another. `first`: to the front of its
+    twenty trains of one person wait behind the first of another. It goes behind a job that gathers
+    devices, which those that come later could else put off for ever. `first`: to the front of its
     priority, for a job that ran already and lost its worker."""
     others = waiting(job.lane).filter(_is_due(), priority=job.priority).exclude(number=job.number)
 
@@ -71,11 +72,12 @@ def queue_insert(job: Job, *, first: bool = False) -> None:
         least = others.aggregate(least=Min("place"))["least"]
         job.place = 0.0 if least is None else least - 1
     else:
-        job.place = _fair_place(job, list(others.values_list("owner", "place")))
+        job.place = _fair_place(job, list(others.values_list("owner", "place", "gathers_on")))
 
 
-def _fair_place(job: Job, others: list[tuple[int | None, float]]) -> float:
-    """others: (owner, place) of the waiting jobs of the same lane and priority, in order."""
+def _fair_place(job: Job, others: list[tuple[int | None, float, str]]) -> float:
+    """others: (owner, place, machine on which it gathers) of the waiting jobs of the same lane and
+    priority, in order."""
     active = Job.objects.active().filter(lane=job.lane)
     higher_priority = waiting(job.lane).filter(priority__gt=job.priority)
 
@@ -83,12 +85,14 @@ def _fair_place(job: Job, others: list[tuple[int | None, float]]) -> float:
     turns.update(active.values_list("owner", flat=True))
     turns.update(higher_priority.values_list("owner", flat=True))
 
-    own_waiting = [owner for owner, _ in others if owner == job.owner_id]
+    own_waiting = [owner for owner, _, _ in others if owner == job.owner_id]
     own_turn = turns[job.owner_id] + len(own_waiting)
     previous: float | None = None
+    gathering = [index for index, (_, _, machine) in enumerate(others) if machine]
+    first = gathering[-1] + 1 if gathering else 0
 
-    for owner, place in others:
-        if owner != job.owner_id and turns[owner] > own_turn:
+    for index, (owner, place, _) in enumerate(others):
+        if index >= first and owner != job.owner_id and turns[owner] > own_turn:
             # Between the two, or in front of all.
             return place - 1 if previous is None else (previous + place) / 2
 

@@ -209,8 +209,10 @@ class Server:
         channel = socket.socket(fileno=channel_number)
         request = json.loads(message)
         limits = limits_of(request)
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
+            die_with_parent(parent, signal.SIGKILL)
             self.control.close()
             channel.close()
             become(request, limits, out, err)

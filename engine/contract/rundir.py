@@ -445,6 +445,24 @@ def all_events(directory: Path) -> Iterator[dict[str, Any]]:
         offset = end
 
 
+def seq_before(directory: Path, offset: int) -> int | None:
+    """The seq of the event whose line ends at byte `offset`, 0 where that line is no event; None
+    where no line ends there. Raises FileNotFoundError."""
+    with (directory / EVENTS).open("rb") as stream:
+        length = 0
+        block = b""
+        # Most lines are short, and a sample may be long.
+        while length < offset and b"\n" not in block[:-1]:
+            length = min(offset, max(4096, 16 * length))
+            stream.seek(offset - length)
+            block = stream.read(length)
+            if not block.endswith(b"\n") or len(block) < length:
+                return None
+
+    event = _event(block[:-1].rpartition(b"\n")[2])
+    return int(event["seq"]) if event is not None else 0
+
+
 def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as stream:
         stream.seek(-1, os.SEEK_END)

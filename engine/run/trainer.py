@@ -179,9 +179,8 @@ def rank_options(job: Job, model: Any) -> dict[str, Any]:
     return options | {
         # Nothing in a language model's buffers is learned.
         "ddp_broadcast_buffers": False,
-        # Looking for them takes time in each step, and cannot be done beside checkpointing.
-        "ddp_find_unused_parameters": has_idle_parts(model)
-        and not parameters.gradient_checkpointing,
+        # Looking for them takes time in each step.
+        "ddp_find_unused_parameters": has_idle_parts(model),
     }
 
 

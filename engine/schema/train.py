@@ -357,6 +357,14 @@ class TrainParameters(SavingParameters):
                 "precompute_ref_log_probs: a reference that moves along cannot be computed once.",
             )
 
+        # Each would look for what the first has written in a folder of its own.
+        if self.more.get("precompute_ref_log_probs") and self.devices > 1:
+            raise refuse(
+                "more",
+                "precompute_ref_log_probs: this works on one device only. Leave it out, or choose "
+                "one device.",
+            )
+
         return self
 
     @field_validator("more")

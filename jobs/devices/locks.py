@@ -15,10 +15,10 @@ import fcntl
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from django.conf import settings
 
@@ -31,26 +31,25 @@ def lock_path(*parts: str, ending: str = "") -> Path:
     return folder / f"{name}{ending}"
 
 
-@contextmanager
-def device_alone(device: dict[str, Any], wait: Callable[[], None]) -> Iterator[IO[str]]:
-    """Be the one worker of the device, however many are started. `wait` is called where another
-    worker of this home is that, before waiting until it is gone.
+class WorkerLock:
+    """By which a worker is the only one of its device, however many are started.
 
-    Job process and engine inherit the lock, so that it is free only once the last of them has left
-    the device."""
-    with lock_path(str(device["identity"]), settings.WORKER_SLOT).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    Job process and engine inherit it, so that it is free only once the last of them has left the
+    device."""
 
-        yield lock
+    def __init__(self, device: dict[str, Any]) -> None:
+        path = lock_path(str(device["identity"]), settings.WORKER_SLOT)
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.is_held = _taken(self.descriptor)
 
+    def wait(self) -> None:
+        """Until the other worker of this home is gone."""
+        if not self.is_held:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+            self.is_held = True
 
-def device_has_worker(device: dict[str, Any]) -> bool:
-    with lock_path(str(device["identity"]), settings.WORKER_SLOT).open("w") as lock:
-        return not _taken(lock.fileno())
+    def close(self) -> None:
+        os.close(self.descriptor)
 
 
 @contextmanager

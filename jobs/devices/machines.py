@@ -74,19 +74,34 @@ def machines_present(presences: Iterable[dict[str, Any]]) -> list[Present]:
 
 def _parts(machine: Present) -> list[Present]:
     """Workers that were each shown one device alone, and know nothing of the others, are as good as
-    on machines of their own."""
-    if len(machine.devices) <= machine.size:
-        return [machine]
+    on machines of their own, however many of them are there now."""
+    is_too_full = len(machine.devices) > machine.size
+    alone = {
+        identity: device
+        for identity, device in machine.devices.items()
+        if is_too_full or _was_shown_alone(device)
+    }
 
-    return [
+    parts = [
         Present(
             machine.host,
             f"{machine.slot}/{identity}",
             devices={identity: device},
             workers={identity: machine.workers[identity]},
         )
-        for identity, device in machine.devices.items()
+        for identity, device in alone.items()
     ]
+    if len(alone) == len(machine.devices):
+        return parts
+
+    machine.devices = {name: machine.devices[name] for name in machine.devices if name not in alone}
+    machine.workers = {name: machine.workers[name] for name in machine.devices}
+    return [machine, *parts]
+
+
+def _was_shown_alone(device: Device) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES named this one alone when its worker was started."""
+    return device.get("of") == 1 and bool(device.get("visible"))
 
 
 # What is remembered
@@ -98,10 +113,17 @@ def machine_note(devices: list[Device]) -> None:
 
 
 def machines_note(present: Iterable[Present]) -> None:
-    """These are there now; forget those that have long been away. Called every few seconds."""
+    """These are there now; forget those that have long been away, and those whose devices have
+    machines of their own now. Called every few seconds."""
     now = timezone.now()
     fresh = Machine.objects.filter(seen_at__gt=now - NOTED_EVERY)
     known = set(fresh.values_list("host", "slot", "kind", "devices"))
+
+    present = list(present)
+    keys = {(machine.host, machine.slot) for machine in present}
+    parted = {(host, slot.split("/")[0]) for host, slot in keys if "/" in slot} - keys
+    for host, slot in parted:
+        Machine.objects.filter(host=host, slot=slot).delete()
 
     for machine in present:
         if (machine.host, machine.slot, machine.kind, machine.size) not in known:

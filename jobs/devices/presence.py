@@ -36,31 +36,46 @@ class Seat:
     machines: list[Present]
 
 
-def seat_of(name: str) -> Seat:
-    """Of the worker of that name. Where the queue does not know it, it is alone, on a CPU."""
-    try:
-        machines = machines_present(workers_present())
-    except RedisError:
-        machines = []
+# What the worker of this process says of itself; its forks inherit it.
+_own: dict[str, Any] = {}
 
+
+def presence_remember(presence: dict[str, Any]) -> None:
+    """For the worker of this process: a queue that is away or was emptied must not make it forget its
+    own device."""
+    _own.clear()
+    _own.update(presence)
+
+
+def seat_of(name: str) -> Seat:
+    """Of the worker of that name, by what the queue knows, and by what it knows of itself. Where
+    neither knows it, it is alone, on a CPU."""
+    try:
+        present = workers_present()
+    except RedisError:
+        present = []
+
+    if _own.get("name") == name and all(presence["name"] != name for presence in present):
+        present = [*present, _own]
+
+    machines = machines_present(present)
     for machine in machines:
         for identity, worker in machine.workers.items():
             if worker == name:
                 return Seat(machine, identity, machines)
 
-    return seat_alone("cpu", name)
+    return _seat_alone(name)
 
 
-def seat_alone(kind: str, name: str = "") -> Seat:
-    """As if this machine had one device of this kind, and there were no other."""
-    device = {"kind": kind, "identity": kind}
+def _seat_alone(name: str) -> Seat:
+    device = {"kind": "cpu", "identity": "cpu"}
     machine = Present(
         socket.gethostname(),
         settings.WORKER_SLOT,
-        devices={kind: device},
-        workers={kind: name},
+        devices={"cpu": device},
+        workers={"cpu": name},
     )
-    return Seat(machine, kind, [machine])
+    return Seat(machine, "cpu", [machine])
 
 
 @dataclass(frozen=True)

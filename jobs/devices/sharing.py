@@ -78,7 +78,9 @@ def devices_held(host: str, identities: Collection[str]) -> set[str]:
     if not isinstance(answered, str | bytes):
         return set()
 
-    return set(identities) & set(json.loads(answered) or identities)
+    named = json.loads(answered)
+    # A gateway of an earlier version does not say which.
+    return set(identities) & set(named if isinstance(named, list) and named else identities)
 
 
 def minutes_held(host: str = "") -> int:
@@ -126,6 +128,20 @@ def shared_sides(*identities: str) -> list[int] | None:
             return None
 
     return taken
+
+
+def has_models(identity: str) -> bool:
+    """Whether a model server of this machine holds the device now."""
+    for path in _sides(identity):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+
+    return False
 
 
 def _sides(identity: str) -> list[Path]:

@@ -19,7 +19,7 @@ from core.devices import Device
 from core.queue_jobs import Worker
 from engine.process.isolation import die_with_parent
 from jobs.devices.engine_process import Engine
-from jobs.devices.presence import KEY, LAPSE_SECONDS
+from jobs.devices.presence import KEY, LAPSE_SECONDS, presence_remember
 
 logger = logging.getLogger("deepextension.worker")
 
@@ -44,6 +44,7 @@ class DeviceWorker(Worker):
                 "devices": len(self.devices),
             }
 
+            presence_remember(presence)
             self.connection.set(f"{KEY}{self.name}", json.dumps(presence), ex=LAPSE_SECONDS)
 
     def register_death(self) -> None:

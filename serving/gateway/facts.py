@@ -5,23 +5,28 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.db import close_old_connections
 from redis.exceptions import RedisError
 
-from core.devices import VISIBLE, Device, devices_environment
+from core.devices import Device
 from core.errors import UserError
 from exports.models import Export
+from jobs.devices.machines import machines_present
 from jobs.devices.presence import workers_present
 from jobs.devices.sharing import Rule, answered_announce, answers_forget, device_policy, rule_on
 from models_app.models import BaseModel
 from serving.targets import Target
 from training.models import TrainRun
-from training.work.queue import queue_state, ready, runs_on
+from training.work.claiming import placement_now
+from training.work.queue import queue_state
+
+# Trains in line that are looked at every second.
+MOST_LOOKED_AT = 50
 
 logger = logging.getLogger("deepextension.gateway")
 
@@ -29,8 +34,8 @@ logger = logging.getLogger("deepextension.gateway")
 @dataclass(frozen=True)
 class Spot:
     """Where model servers may be. identities: of the devices whose locks they hold there. visible:
-    the variable CUDA_VISIBLE_DEVICES of their processes, "" for all. train: the title of a train
-    that has one of the devices, "" for none."""
+    the variable CUDA_VISIBLE_DEVICES of their processes, "" for that of the platform. train: the
+    title of a train that has one of the devices, "" for none."""
 
     identities: tuple[str, ...] = ()
     visible: str = ""
@@ -42,7 +47,7 @@ class Spot:
 class Facts:
     """rule: SHARE, TRAINS or CHAT. spot: where models are loaded now, one of `spots`; without
     devices where no worker has told of any. waits: whether a train would start now if it had the
-    devices there."""
+    devices there. takers: {identity of a device: the title of the train that has it}."""
 
     rule: str = Rule.SHARE
     idle_seconds: float = 600
@@ -51,15 +56,23 @@ class Facts:
     spot: Spot = Spot()
     spots: tuple[Spot, ...] = ()
     waits: bool = False
+    takers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def train(self) -> str:
         return self.spot.train
 
-    def after(self, before: Facts) -> Facts:
+    def after(self, before: Facts, *, is_loaded: bool = False) -> Facts:
         """Where models were `before` they stay, unless a train has taken that device for itself and
-        another is free."""
+        another is free.
+
+        is_loaded: whether models are there now. They stay although the worker of the device is away:
+        it may only be starting anew."""
         stays = [spot for spot in self.spots if spot.identities == before.spot.identities]
+        if not stays and is_loaded and before.spot.identities:
+            taken = [self.takers[name] for name in before.spot.identities if name in self.takers]
+            stays = [replace(before.spot, train=taken[0] if taken else "")]
+
         now = stays[0] if stays else self.spot
         free = [spot for spot in self.spots if not spot.train]
         if now.train and self.rule != Rule.SHARE and free:
@@ -83,18 +96,32 @@ class Facts:
         return ""
 
 
-def facts_read() -> Facts:
-    """Raises a database error where it is away."""
-    close_old_connections()
-    policy = device_policy()
-    here = socket.gethostname()
-    presences = []
-    with suppress(RedisError):
-        presences = [presence for presence in workers_present() if presence["host"] == here]
+class FactsReader:
+    """Reads the facts, and remembers the workers that were there: a queue that is away, and workers
+    that start anew, take no device from models."""
 
-    running = list(TrainRun.objects.active().filter(host=here).order_by("pk"))
-    spots = _spots(presences, running)
-    kind = "cpu" if all(_kind(presence) == "cpu" for presence in presences) else "cuda"
+    def __init__(self) -> None:
+        self.everywhere: list[dict[str, Any]] = []
+        self.here: list[dict[str, Any]] = []
+
+    def __call__(self) -> Facts:
+        """Raises a database error where it is away."""
+        close_old_connections()
+        with suppress(RedisError):
+            self.everywhere = workers_present()
+
+        host = socket.gethostname()
+        here = [presence for presence in self.everywhere if presence["host"] == host]
+        self.here = here or self.here
+        return _facts(self.here, self.everywhere)
+
+
+def _facts(here: list[dict[str, Any]], everywhere: list[dict[str, Any]]) -> Facts:
+    """The workers of this machine, and of all machines."""
+    policy = device_policy()
+    running = list(TrainRun.objects.active().filter(host=socket.gethostname()).order_by("pk"))
+    spots = _spots(here, running)
+    kind = "cpu" if all(_kind(presence) == "cpu" for presence in here) else "cuda"
     rule = rule_on(policy, kind)
 
     return Facts(
@@ -102,15 +129,20 @@ def facts_read() -> Facts:
         idle_seconds=policy.idle_minutes * 60,
         models_at_once=policy.models_at_once,
         device_kind=kind,
-        # The last: trains by themselves begin with the first.
+        # The last: trains begin with the first where no model is loaded.
         spot=spots[-1],
         spots=spots,
-        waits=rule == Rule.TRAINS and bool(presences) and _train_waits(kind, spots),
+        waits=rule == Rule.TRAINS and _train_waits(everywhere, spots),
+        takers=_takers(running),
     )
 
 
 def _kind(presence: dict[str, Any]) -> str:
     return str(presence["device"].get("kind", "cpu"))
+
+
+def _takers(running: list[TrainRun]) -> dict[str, str]:
+    return {str(device.get("identity", "")): str(run) for run in running for device in run.devices}
 
 
 def _spots(presences: list[dict[str, Any]], running: list[TrainRun]) -> tuple[Spot, ...]:
@@ -122,34 +154,40 @@ def _spots(presences: list[dict[str, Any]], running: list[TrainRun]) -> tuple[Sp
         devices.setdefault(str(device.get("identity", "")), device)
 
     gpus = {name: device for name, device in devices.items() if device.get("kind") != "cpu"}
-    if len(gpus) < 2:
-        chosen = gpus or devices
-        name = next((str(device.get("name", "")) for device in chosen.values()), "")
+    if not gpus:
+        name = next((str(device.get("name", "")) for device in devices.values()), "")
         train = str(running[0]) if running else ""
-        return (Spot(tuple(name for name in chosen if name), "", name, train),)
+        return (Spot(tuple(name for name in devices if name), "", name, train),)
 
-    takers = {device["identity"]: str(run) for run in running for device in run.devices}
-    of = len(gpus)
+    takers = _takers(running)
+    # A worker of an earlier version does not say which device its train has.
+    unsaid = next((str(run) for run in running if not run.devices), "")
     return tuple(
         Spot(
-            (identity,),
-            devices_environment([device], of)[VISIBLE],
-            f"{device.get('name', '')} ({device.get('label', '')})",
-            takers.get(identity, ""),
+            tuple(name for name in (identity,) if name),
+            str(device.get("visible", "")),
+            _spot_name(device),
+            takers.get(identity, unsaid),
         )
         for identity, device in gpus.items()
     )
 
 
-def _train_waits(kind: str, spots: tuple[Spot, ...]) -> bool:
-    """Whether trains wait that need the models' device too."""
-    if queue_state().paused:
+def _spot_name(device: Device) -> str:
+    name, label = str(device.get("name", "")), str(device.get("label", ""))
+    return f"{name} ({label})" if label else name
+
+
+def _train_waits(everywhere: list[dict[str, Any]], spots: tuple[Spot, ...]) -> bool:
+    """Whether trains would start on this machine now that need the models' device too."""
+    free = sum(not spot.train for spot in spots)
+    if not free or queue_state().paused:
         return False
 
-    trains = ready().select_related("method")[:20]
-    needed = sum(run.width for run in trains if runs_on(run, kind))
-    others = sum(not spot.train for spot in spots) - 1
-    return needed > max(0, others)
+    machines = machines_present(everywhere)
+    here = {machine.key for machine in machines if machine.host == socket.gethostname()}
+    placement = placement_now(machines, most=MOST_LOOKED_AT)
+    return sum(run.width for run, key in placement.starts if key in here) >= free
 
 
 def answers_tell(facts: Facts, is_loaded: bool) -> None:

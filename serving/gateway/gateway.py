@@ -18,7 +18,7 @@ from core.memory import memory_available
 from jobs.devices.sharing import shared_sides
 from serving.gateway.child import background, background_end
 from serving.gateway.cleanup import leftovers_remove, mark_used
-from serving.gateway.facts import Facts, answers_tell, facts_read, keys_gone
+from serving.gateway.facts import Facts, FactsReader, answers_tell, keys_gone
 from serving.gateway.line import Event, Lease
 from serving.gateway.model_server import ModelServer
 from serving.gateway.prepared import Preparations, serving_folder
@@ -51,12 +51,12 @@ class Gateway:
     def __init__(
         self,
         *,
-        read_facts: Callable[[], Facts] = facts_read,
+        read_facts: Callable[[], Facts] | None = None,
         find_gone: Callable[[Iterable[str]], dict[str, str]] = keys_gone,
         tell_answers: Callable[[Facts, bool], None] = answers_tell,
         clean: Callable[[set[str]], None] = leftovers_remove,
     ) -> None:
-        self.read_facts = read_facts
+        self.read_facts = read_facts or FactsReader()
         self.find_gone = find_gone
         self.tell_answers = tell_answers
         self.clean = clean
@@ -332,7 +332,8 @@ class Gateway:
     async def _facts_refresh(self) -> None:
         try:
             facts: Facts = await self._in_thread(self.read_facts)
-            self.facts = facts.after(self.facts)
+            is_loaded = any(server.children or server.coming for server in self.servers.values())
+            self.facts = facts.after(self.facts, is_loaded=is_loaded)
         except Exception as error:
             logger.warning("the database is not available, models answer as before: %s", error)
 

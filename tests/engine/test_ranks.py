@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,7 +42,11 @@ from engine.distributed.evaluation import rounds
 from engine.distributed.launch import run_ranks
 from engine.distributed.ranks import Ranks
 from engine.messages.failures import DISK_FULL
+from engine.run.trainer import rank_options
+from engine.schema.dpo import DpoParameters
+from engine.schema.kto import KtoParameters
 from engine.schema.registry import RECIPES
+from engine.schema.sft import SftParameters
 from tests.engine.runs import Run, prepare, toy_pairs, toy_rows
 from tests.warm import Program, Warm
 
@@ -460,6 +465,24 @@ def test_a_model_is_not_split_over_processors(tiny, warm, tmp_path):
     assert done.code == EXIT_FAILED
     assert done.last["code"] == "no_gpu", done.last
     events_are_in_order(done)
+
+
+def test_what_one_device_alone_can_do_is_refused_for_several():
+    for kind in (DpoParameters, KtoParameters):
+        kind(more={"precompute_ref_log_probs": True})
+        with pytest.raises(ValueError, match="on one device only"):
+            kind(devices=2, more={"precompute_ref_log_probs": True})
+
+
+def test_weights_that_a_step_passes_by_are_looked_for_beside_checkpointing_too():
+    """Those that look at images get nothing from rows of text."""
+    config = SimpleNamespace(get_text_config=SimpleNamespace)
+    job = SimpleNamespace(
+        parameters=SftParameters(devices=2, adapter="none", gradient_checkpointing=True),
+        ranks=SimpleNamespace(are_several=True),
+    )
+    options = rank_options(job, SimpleNamespace(config=config))
+    assert options["ddp_find_unused_parameters"]
 
 
 def test_a_rank_whose_disk_is_full_says_so(tmp_path):

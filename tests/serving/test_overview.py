@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from redis.exceptions import RedisError
 
 from jobs.devices.locks import DeviceLocks
 from jobs.devices.presence import Seat
@@ -19,7 +20,7 @@ from jobs.devices.sharing import (
 )
 from jobs.models import DevicePolicy
 from serving import overview
-from serving.gateway.facts import Facts, Spot, facts_read, keys_gone
+from serving.gateway.facts import Facts, FactsReader, Spot, keys_gone
 from tests.training.claims import claim, machine_of, presences_of
 from tests.world import NUMBER, world_make
 from training.models import TrainRun
@@ -193,19 +194,15 @@ def test_trains_wait_while_answers_go_first(client, alice, monkeypatch):
     assert claim("cpu") == run
 
 
-def test_what_the_gateway_knows_of_trains(alice, monkeypatch):
+def facts_read() -> Facts:
+    return FactsReader()()
 
-    monkeypatch.setattr(
-        "serving.gateway.facts.workers_present",
-        lambda: [
-            {
-                "host": socket.gethostname(),
-                "device": {"kind": "cuda", "name": "A GPU", "identity": "G-1"},
-            }
-        ],
-    )
+
+def test_what_the_gateway_knows_of_trains(alice, monkeypatch):
+    gpu = machine_of(1, kind="cuda")
+    monkeypatch.setattr("serving.gateway.facts.workers_present", lambda: presences_of(gpu))
     world_make(alice, canary="alices")
-    spot = Spot(("G-1",), name="A GPU")
+    spot = Spot(("cuda:0",), name="CPU")
     assert facts_read() == Facts(rule=Rule.TRAINS, device_kind="cuda", spot=spot, spots=(spot,))
     TrainRun.objects.update(status="queued")
     assert facts_read().waits
@@ -254,6 +251,73 @@ def test_a_train_that_waits_takes_a_gpu_without_models_first(alice, monkeypatch)
     assert facts_read().waits
 
 
+def test_models_leave_for_no_train_that_could_not_start_on_their_machine(alice, monkeypatch):
+    """One that needs more devices than there are, and one that gathers them, may wait for hours."""
+    gpus = machine_of(1, kind="cuda")
+    monkeypatch.setattr("serving.gateway.facts.workers_present", lambda: presences_of(gpus))
+    run = world_make(alice).run
+    wide = {"status": "queued", "parameters": {"devices": 2}}
+    TrainRun.objects.filter(pk=run.pk).update(**wide)
+    assert facts_read().refusal == ""
+
+    gpus = machine_of(2, kind="cuda")
+    assert facts_read().waits
+    other = world_make(alice, NUMBER + 100, "other").run
+    devices = [{"identity": "cuda:0", "slot": "0"}]
+    here = {"status": "running", "host": socket.gethostname(), "devices": devices}
+    TrainRun.objects.filter(pk=other.pk).update(**here)
+    assert (facts_read().waits, facts_read().refusal) == (False, "")
+
+
+def test_models_stay_while_workers_or_the_queue_are_away(alice, monkeypatch):
+    gpus = machine_of(2, kind="cuda")
+    present = presences_of(gpus)
+    monkeypatch.setattr("serving.gateway.facts.workers_present", lambda: list(present))
+    read = FactsReader()
+    before = read()
+    assert (before.spot.identities, before.spot.visible) == (("cuda:1",), "1")
+
+    lost = present.pop()
+    assert read().after(before, is_loaded=True).spot == before.spot
+    # Nothing is lost by loading elsewhere.
+    assert read().after(before).spot.identities == ("cuda:0",)
+    present[:] = [lost]
+    assert read().after(before, is_loaded=True).spot == before.spot
+
+    def fail() -> None:
+        raise RedisError
+
+    present.clear()
+    assert read().spots == tuple(spot for spot in before.spots if spot.identities == ("cuda:1",))
+    present[:] = presences_of(gpus)
+    known = read()
+    assert known.spots == before.spots
+    monkeypatch.setattr("serving.gateway.facts.workers_present", fail)
+    assert read() == known
+
+
+def test_gpus_of_workers_that_were_each_shown_one_keep_their_names(alice, monkeypatch):
+    """Each counts its own as the first."""
+    names = {"G-1": "0", "G-2": "1"}
+    lone = [
+        presence | {"device": presence["device"] | {"identity": name, "visible": visible}}
+        for presence, (name, visible) in zip(
+            presences_of(machine_of(1, kind="cuda")) * 2, names.items(), strict=True
+        )
+    ]
+    monkeypatch.setattr("serving.gateway.facts.workers_present", lambda: lone)
+    spots = facts_read().spots
+    assert {spot.identities[0]: spot.visible for spot in spots} == names
+
+
+def test_a_gateway_of_an_earlier_version_holds_all_devices(alice, monkeypatch):
+    redis = Redis()
+    redis.keys["deepextension:answered:here"] = "1"
+    monkeypatch.setattr("jobs.devices.sharing.connection", lambda: redis)
+    DevicePolicy(rule=Rule.CHAT).save()
+    assert devices_held("here", ["a", "b"]) == {"a", "b"}
+
+
 def test_answers_hold_the_devices_on_which_they_are_written(alice, monkeypatch):
     from serving.gateway.facts import answers_tell
 
@@ -277,8 +341,10 @@ def test_answers_hold_the_devices_on_which_they_are_written(alice, monkeypatch):
 
     assert [claimed("cuda:1"), claimed("cuda:0")] == [None, None]
     TrainRun.objects.update(parameters={})
-    assert claimed("cuda:1") is None
-    assert claimed("cuda:0") is not None
+    # Any worker of the machine may start it, on the other device.
+    run = claimed("cuda:1")
+    assert run is not None
+    assert [device["identity"] for device in run.devices] == ["cuda:0"]
 
 
 def test_what_is_archived_or_deleted_is_gone(alice):

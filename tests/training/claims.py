@@ -40,6 +40,8 @@ def machine_of(size: int, host: str = "", *, kind: str = "cpu") -> Present:
             "label": f"{kind} {index}" if size > 1 else "",
             "threads": 2,
             "memory_gb": 4.0,
+            "of": size,
+            "visible": str(index) if kind == "cuda" and size > 1 else "",
         }
         for index, name in enumerate(names)
     }

@@ -37,6 +37,11 @@ def origin(make_train):
         "optimizer.pt",
         "rng_state.pth",
         "trainer_state.json",
+        # Of several ranks, and of a model that was split over them.
+        "optimizer.bin",
+        "pytorch_model_fsdp.bin",
+        "rng_state_0.pth",
+        "rollouts.1.safetensors",
     ):
         (folder / name).write_text(name)
     checkpoint_seal(folder)

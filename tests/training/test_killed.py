@@ -51,12 +51,16 @@ def test_a_kill_is_reported_with_what_was_measured(make_train, death, code, says
         (ROOMY, "rank_killed"),
         (None, "rank_killed"),
         (Death(True, 9 * GB, 15 * GB, 16 * GB, False), "out_of_memory"),
+        (Death(False, 9 * GB, 16 * GB, 16 * GB, True), "out_of_memory"),
     ],
 )
 def test_a_rank_is_called_out_of_memory_only_where_memory_ran_out(make_train, death, code):
     said = {"type": "failed", "code": "rank_killed", "message": "Rank 1 of 2 was killed."}
-    outcome = decide(make_train(status="running", outcome=said), 1, death=death)
+    run = make_train(status="running", outcome=said, parameters={"devices": 2})
+    outcome = decide(run, 1, death=death)
     assert outcome.values["error_code"] == code
+    # Only the largest process was measured.
+    assert "at most" not in outcome.values["error"]
 
 
 @pytest.fixture

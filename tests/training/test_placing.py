@@ -114,6 +114,18 @@ def test_one_that_no_machine_could_run_keeps_nothing():
     assert [train.pk for train in placement.homeless] == [1]
 
 
+def test_nothing_is_kept_where_models_answer_first():
+    """Nobody knows when they will not; a device that is only locked falls free at once."""
+    trains = [Train(1, width=2), Train(2)]
+    placement = looked(trains, [Machine("a", "cpu", 1, answering=1)])
+    assert (started(placement), placement.gathering) == ([(2, "a")], [])
+    assert [train.pk for train in placement.answered] == [1]
+
+    placement = looked(trains, [Machine("a", "cpu", 1, [None], answering=1)])
+    assert (started(placement), len(placement.gathering)) == ([], 1)
+    assert placement.answered == []
+
+
 def test_a_machine_of_another_kind_is_none():
     wishes = [Wish(Train(1, width=2), ("cuda",)), Wish(Train(2))]
     placement = place(wishes, [Machine("a", "cpu", 2)], Times(), NOW)

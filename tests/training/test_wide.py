@@ -2,6 +2,7 @@
 nothing stays kept or held for what is gone."""
 
 import itertools
+import os
 import random
 import re
 from datetime import timedelta
@@ -9,12 +10,14 @@ from datetime import timedelta
 import pytest
 from bs4 import BeautifulSoup
 from django.utils import timezone
+from redis.exceptions import RedisError
 
 from core.errors import UserError
 from jobs.devices import presence
 from jobs.devices.locks import DeviceLocks
 from jobs.devices.machines import devices_check, machines_note, machines_present, most_devices
-from jobs.devices.presence import Seat
+from jobs.devices.presence import Seat, presence_remember, seat_of
+from jobs.devices.sharing import shared_sides
 from jobs.models import Machine
 from jobs.queue import queue_insert
 from tests.training.claims import machine_of, presences_of
@@ -160,6 +163,9 @@ def test_a_stop_while_it_gathers_lets_the_others_start(workers, stand, alice):
     wide, _ = stand("wide", parameters=WIDE), stand("behind")
     assert workers.claim("cpu:1") is None
     assert train_stop(run=wide, by=alice).status == "stopped"
+    wide.refresh_from_db()
+    # Resumed some day, it must not gather by times that are long over.
+    assert (wide.gathers_on, wide.gathers_until) == ("", None)
     assert workers.claim("cpu:1").name == "behind"
 
 
@@ -227,6 +233,32 @@ def test_people_take_turns_whatever_they_ask_for(workers, make_train, alice, bob
 
     assert len(begun) == 30
     assert begun == expected
+
+
+def test_nothing_that_comes_later_is_put_before_one_that_gathers(
+    workers, make_train, alice, bob, olga
+):
+    """Others who have no train would else start one after the other, each on the device that has
+    just fallen free."""
+
+    def queue(owner, **parameters) -> TrainRun:
+        run = make_train(owner=owner, parameters=parameters)
+        queue_insert(run)
+        run.save()
+        return run
+
+    running = [queue(alice), queue(bob)]
+    assert [workers.claim(name) for name in ("cpu:0", "cpu:1")] == running
+    wide = queue(alice, devices=2)
+    # The first look: from now on it gathers.
+    waiting_trains_notify()
+    behind = queue(olga)
+    assert list(waiting()) == [wide, behind]
+
+    workers.end(running[1])
+    assert workers.claim("cpu:1") is None
+    workers.end(running[0])
+    assert workers.claim("cpu:1") == wide
 
 
 def test_a_worker_that_is_gone_offers_its_device_no_more(workers, stand):
@@ -310,6 +342,34 @@ def test_workers_that_know_of_one_device_each_share_none(workers, stand):
     assert workers.claim("cpu:0", host=0).name == "second"
 
 
+@pytest.mark.django_db
+def test_a_worker_that_was_shown_one_device_has_one_machine_whoever_else_is_there():
+    present = [
+        presence | {"device": presence["device"] | {"of": 1, "visible": "3"}, "devices": 1}
+        for presence in presences_of(machine_of(2, kind="cuda"))
+    ]
+    Machine.objects.create(host=present[0]["host"], kind="cuda", devices=8)
+    machines_note(machines_present(present))
+    assert most_devices() == 1
+
+    alone = machines_present(present[:1])[0].key
+    assert next(part.key for part in machines_present(present)) == alone
+
+
+def test_a_worker_knows_its_own_device_while_the_queue_is_away(monkeypatch):
+    (own,) = presences_of(machine_of(1, kind="cuda"))
+
+    def fail():
+        raise RedisError
+
+    monkeypatch.setattr(presence, "_own", {})
+    monkeypatch.setattr(presence, "workers_present", fail)
+    presence_remember(own)
+    seat = seat_of(own["name"])
+    assert (seat.identity, seat.machine.kind) == ("cuda:0", "cuda")
+    assert seat_of("another").machine.kind == "cpu"
+
+
 # Notifications
 
 
@@ -325,6 +385,28 @@ def test_all_idle_workers_look_when_a_train_could_start(workers, stand, monkeypa
     stand("too wide", parameters={"devices": 3})
     assert waiting_trains_notify() == 0
     assert sent == [5]
+
+
+def test_workers_whose_device_is_lent_start_trains_on_free_ones(workers, stand, monkeypatch):
+    """A notification may reach any of them."""
+    workers.machines[:] = [machine_of(3)]
+    stand("wide", parameters=WIDE)
+    assert workers.claim("cpu:0").devices_text == "2 devices: cpu 0, cpu 1"
+    stand("narrow")
+    monkeypatch.setattr("training.work.queue.waiting_calls", lambda *_: 0)
+    monkeypatch.setattr("training.work.queue.workers_notify", lambda times: None)
+    assert waiting_trains_notify() == 2
+    assert workers.claim("cpu:1").devices_text == "cpu 2"
+
+
+def test_trains_begin_where_no_model_is_loaded(workers, stand):
+    workers.machines[:] = [machine_of(2, kind="cuda")]
+    sides = shared_sides("cuda:1")
+    stand("first")
+    stand("second")
+    assert [workers.claim("cuda:1").devices_text for _ in range(2)] == ["cuda 0", "cuda 1"]
+    for descriptor in sides:
+        os.close(descriptor)
 
 
 # Pages and API
@@ -364,6 +446,11 @@ def test_pages_say_that_a_train_gathers(client, alice, bob, workers, stand):
     assert "It gathers 2 devices" in words(client.get(f"/trains/{wide.pk}/"))
     places = client.get("/api/v1/queue/").json()["places"]
     assert [place["reason"][:10] for place in places] == ["It gathers", "Free devic"]
+    # What strangers need, and where, is theirs.
+    client.force_login(bob)
+    places = client.get("/api/v1/queue/").json()["places"]
+    assert [place["reason"][:10] for place in places] == ["", "Free devic"]
+    client.force_login(alice)
     activity = client.get(f"/api/v1/trains/{wide.pk}/").json()["activity"]
     assert activity.startswith("It gathers 2 devices")
 

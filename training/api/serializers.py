@@ -503,7 +503,8 @@ class QueueStationSerializer(serializers.Serializer[Any]):
     is_here = serializers.BooleanField(help_text="Whether the worker answers.")
     is_busy = serializers.BooleanField()
     is_lent = serializers.BooleanField(
-        help_text="Whether its device is one of those of a train that another worker watches."
+        help_text="Whether its device is one of several of a train that is shown at the first of "
+        "them."
     )
     kept_for = serializers.IntegerField(
         help_text="While it is free and kept for a train of several devices: of how many; else 0."

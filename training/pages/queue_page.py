@@ -5,6 +5,7 @@ strangers train."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,9 +20,9 @@ from jobs.durations import run_seconds
 from training.models import TrainRun
 from training.train.durations import run_progress
 from training.train.estimate import Estimate, starts_now
-from training.work.claiming import holders_of, spot_of
+from training.work.claiming import Spot, holders_of, spot_of
 from training.work.queue import may_manage_queue, queue_state, waiting
-from training.work.reasons import Look, waiting_look
+from training.work.reasons import KEPT, Look, waiting_look
 
 # Of a longer line: the first so many, and the reader's own.
 MOST_PLACES = 100
@@ -66,7 +67,7 @@ class Place:
 class Station:
     """A training worker, or the place of a train whose worker does not answer. `is_busy` without
     `run`: with a train that the reader may not see. is_lent: its device is one of those of a train
-    that another worker of its machine watches. kept_for: while it is free and kept for a train of
+    of several that is shown in full at the first of them. kept_for: while it is free and kept for a train of
     several devices, of how many."""
 
     worker: str
@@ -123,9 +124,15 @@ def places(reader: User, state: WorkerState, look: Look) -> list[Place]:
         run = runs.get(pk)
         waits_for = predecessors.get(run.starts_after_id or 0) if run is not None else None
         place = _place(position, run, priority, estimates.get(pk), reader, waits_for)
-        shown_places.append(replace(place, reason=look.reasons.get(pk, "")))
+        shown_places.append(replace(place, reason=_reason(pk, run, look)))
 
     return shown_places
+
+
+def _reason(pk: int, run: TrainRun | None, look: Look) -> str:
+    """How many devices a train of somebody else needs, and where, is not for everybody."""
+    reason = look.reasons.get(pk, "")
+    return reason if run is not None or reason == KEPT else ""
 
 
 def _positions_shown(reader: User) -> list[tuple[int, int, int]]:
@@ -178,31 +185,50 @@ def stations(reader: User, runs: list[TrainRun], look: Look) -> list[Station]:
         present = []
 
     visible = set(TrainRun.objects.visible_to(reader).active().values_list("pk", flat=True))
-    by_worker = {run.worker: run for run in runs if run.worker}
+    # Of workers of an earlier version.
+    without_devices = {run.worker: run for run in runs if run.worker and not run.devices}
     holders = holders_of(runs)
-    known = set()
+    known = {str(worker["name"]) for worker in present}
+    main = _main_spots(holders, present, known)
+    shown = set()
     every_station = []
 
     for worker in present:
         name = str(worker["name"])
-        known.add(name)
-        own = by_worker.get(name)
-        station = _station(worker, own or holders.get(spot_of(worker)), visible, reader)
-        is_lent = own is None and station.is_busy
-        kept_for = 0 if station.is_busy else look.kept.get(spot_of(worker)[0], 0)
+        spot = spot_of(worker)
+        run = holders.get(spot) or without_devices.get(name)
+        station = _station(worker, run, visible, reader)
+        is_lent = run is not None and bool(run.devices) and main.get(run.pk) != spot
+        kept_for = 0 if station.is_busy else look.kept.get(spot[0], 0)
         every_station.append(replace(station, is_lent=is_lent, kept_for=kept_for))
+        if run is not None and not is_lent:
+            shown.add(run.pk)
 
     for run in runs:
-        if run.worker not in known:
+        if run.pk not in shown:
             worker = {
                 "name": run.worker,
                 "host": run.host,
                 "device": run.facts.get("device") or {},
             }
             station = _station(worker, run, visible, reader)
-            every_station.append(replace(station, is_here=False))
+            every_station.append(replace(station, is_here=run.worker in known))
 
     return every_station
+
+
+def _main_spots(
+    holders: Mapping[Spot, TrainRun], present: list[dict[str, Any]], known: set[str]
+) -> dict[int, Spot]:
+    """{id of a train whose worker answers: the first of its devices that has a worker}."""
+    spots: dict[int, Spot] = {}
+    for worker in present:
+        spot = spot_of(worker)
+        run = holders.get(spot)
+        if run is not None and run.worker in known:
+            spots.setdefault(run.pk, spot)
+
+    return spots
 
 
 def _order(worker: dict[str, Any]) -> tuple[str, int, str]:

@@ -26,12 +26,15 @@ from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
 
-# Files of a checkpoint that a branch does not take: the state of the optimizer and the progress.
+# Files of a checkpoint that a branch does not take: the state of the optimizer and the progress,
+# those of several ranks too, and the weights as a split model alone reads them.
 LEFT_BEHIND = (
-    "optimizer.pt",
+    "optimizer.*",
     "scheduler.pt",
     "scaler.pt",
-    "rng_state.pth",
+    "rng_state*.pth",
+    "rollouts*.safetensors",
+    "pytorch_model_fsdp*",
     "trainer_state.json",
     MANIFEST,
 )
@@ -125,7 +128,7 @@ def branch_prepare(checkpoint: Path) -> Path:
 
     try:
         for path in sorted(checkpoint.iterdir()):
-            if path.is_file() and path.name not in LEFT_BEHIND:
+            if path.is_file() and not any(path.match(pattern) for pattern in LEFT_BEHIND):
                 _link(path, folder / path.name)
 
         # The files are the same, and hashing gigabytes again would take too long for a request.

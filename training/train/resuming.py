@@ -270,6 +270,8 @@ def _queue_again(
             phase="",
             worker="",
             process="",
+            gathers_on="",
+            gathers_until=None,
             **changes,
         )
 

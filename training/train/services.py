@@ -487,7 +487,9 @@ def train_stop(*, run: TrainRun, by: User, discard: bool = False) -> TrainRun:
             return run
 
         if run.status == Status.QUEUED:
-            if run.transition(Status.STOPPED, finished_at=timezone.now()):
+            if run.transition(
+                Status.STOPPED, finished_at=timezone.now(), gathers_on="", gathers_until=None
+            ):
                 # Devices may have been kept for it.
                 workers_notify()
                 return run

@@ -1,8 +1,9 @@
-"""A worker takes the train that starts on its device, with the devices that the train needs.
+"""A worker takes the train that starts on its machine, with the devices that the train needs.
 
-Which train that is, training.work.placing says. The database decides between workers of different
-machines, by one conditional write; those of one machine decide one after the other. Before a train
-is called running its worker holds the locks of all its devices (jobs.devices.locks)."""
+Its own device is among them where that is free and no model is loaded there. Which train that is,
+training.work.placing says. The database decides between workers of different machines, by one
+conditional write; those of one machine decide one after the other. Before a train is called running
+its worker holds the locks of all its devices (jobs.devices.locks)."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from django.utils import timezone
 from jobs.devices.locks import DeviceLocks, claiming
 from jobs.devices.machines import Present, machine_key
 from jobs.devices.presence import Seat, WorkerState, worker_state
-from jobs.devices.sharing import devices_held
+from jobs.devices.sharing import Rule, device_policy, devices_held, has_models
 from training.models import TrainRun
 from training.train.estimate import Estimator, device_name
 from training.work.placing import Gathering, Machine, Placement, Wish, place
@@ -32,7 +33,7 @@ Holders = dict[Spot, TrainRun | None]
 
 
 def train_claim(seat: Seat, locks: DeviceLocks, **values: Any) -> TrainRun | None:
-    """Take the first train that starts on this worker's device and write `values` with its start;
+    """Take the first train that starts on this worker's machine and write `values` with its start;
     None where there is none. `locks` are then those of its devices.
 
     Where this fails nothing is held."""
@@ -55,7 +56,7 @@ def _claim(seat: Seat, locks: DeviceLocks, values: dict[str, Any]) -> TrainRun |
     while not queue_state(seat.machine.host).holds:
         holders = holders_now(seat.machines)
         free = _free_here(seat, holders, locks)
-        if seat.identity not in free:
+        if not free:
             return None
 
         machines = [
@@ -70,8 +71,7 @@ def _claim(seat: Seat, locks: DeviceLocks, values: dict[str, Any]) -> TrainRun |
         if run is None:
             return None
 
-        others = [identity for identity in free if identity != seat.identity]
-        chosen = [seat.identity, *others][: run.width]
+        chosen = _chosen(seat, free, run.width)
         devices = [_entry(seat.machine, name) for name in seat.machine.devices if name in chosen]
         # Where a worker of another machine was faster this fails, and the next train is tried.
         if run.transition(
@@ -97,6 +97,16 @@ def _free_here(seat: Seat, holders: Holders, locks: DeviceLocks) -> list[str]:
     return [identity for identity in free if locks.take(identity)]
 
 
+def _chosen(seat: Seat, free: list[str], count: int) -> list[str]:
+    """Those on which no model is loaded, as long as there are any; its own before others."""
+    loaded: set[str] = set()
+    if len(free) > count and seat.machine.kind != "cpu":
+        loaded = {identity for identity in free if has_models(identity)}
+
+    in_order = sorted(free, key=lambda identity: (identity in loaded, identity != seat.identity))
+    return in_order[:count]
+
+
 def _entry(machine: Present, identity: str) -> dict[str, str]:
     """What is stored of a device that a train has."""
     label = str(machine.devices[identity].get("label", ""))
@@ -110,9 +120,10 @@ def _name(seat: Seat) -> str:
 # What is there
 
 
-def wishes() -> Iterator[Wish]:
-    """The trains that wait for nothing but devices, in the order of the queue."""
-    for run in ready().select_related("method", "base_model"):
+def wishes(most: int | None = None) -> Iterator[Wish]:
+    """The trains that wait for nothing but devices, in the order of the queue. most: only the first
+    so many."""
+    for run in ready().select_related("method", "base_model")[:most]:
         yield Wish(run, device_kinds(run.method, run.parameters))
 
 
@@ -121,6 +132,9 @@ def holders_now(machines: Sequence[Present]) -> Holders:
     on which somebody is answered."""
     running = TrainRun.objects.active().select_related("method", "base_model")
     holders: Holders = dict(holders_of(running, machines))
+
+    if device_policy().rule != Rule.CHAT:
+        return holders
 
     for machine in machines:
         for identity in devices_held(machine.host, machine.devices):
@@ -167,16 +181,23 @@ def machine_now(machine: Present, holders: Holders, free: list[str] | None = Non
     if free is None:
         free = [name for name in machine.devices if (machine.key, name) not in holders]
 
-    busy = [holders.get((machine.key, name)) for name in machine.devices if name not in free]
-    return Machine(machine.key, machine.kind, len(free), busy)
+    busy = [(machine.key, name) for name in machine.devices if name not in free]
+    # Of one that is locked, and of which no row says by whom, the holder is None too.
+    answering = [spot for spot in busy if spot in holders and holders[spot] is None]
+    held = [holders.get(spot) for spot in busy if spot not in answering]
+
+    return Machine(machine.key, machine.kind, len(free), held, len(answering))
 
 
-def placement_now(machines: Sequence[Present], device: str = "") -> Placement:
-    """Where every waiting train stands. device: the name of a device, for estimates."""
+def placement_now(
+    machines: Sequence[Present], device: str = "", most: int | None = None
+) -> Placement:
+    """Where every waiting train stands. device: the name of a device, for estimates. most: look at
+    the first so many only."""
     holders = holders_now(machines)
     present = [machine_now(machine, holders) for machine in machines]
 
-    return place(wishes(), present, Estimator(device), timezone.now())
+    return place(wishes(most), present, Estimator(device), timezone.now())
 
 
 def waiting_trains_notify(state: WorkerState | None = None) -> int:
@@ -193,9 +214,9 @@ def waiting_trains_notify(state: WorkerState | None = None) -> int:
     if not placement.starts:
         return 0
 
-    holders = holders_now(state.machines)
-    idle = sum(machine_now(machine, holders).free for machine in state.machines)
-    return workers_notify_missing(idle)
+    workers = {name for machine in state.machines for name in machine.workers.values()}
+    busy = set(TrainRun.objects.active().values_list("worker", flat=True))
+    return workers_notify_missing(len(workers - busy))
 
 
 # What is stored of those that gather

@@ -15,7 +15,7 @@ from django.db.models import Min, Q
 from django.utils import timezone
 
 from core.text import storable
-from engine.contract.rundir import EVENTS, read_events
+from engine.contract.rundir import read_events, seq_before
 from jobs.devices.supervisor import Overtaken
 from training.models import Checkpoint, MetricRow, Sample, TrainRun
 from training.train.curve_summary import curve_summaries_extend, curve_summaries_rewind
@@ -53,17 +53,16 @@ def ingest(run: TrainRun) -> int:
 
 def _is_another_file(run: TrainRun) -> bool:
     """Whether events.jsonl was cut, or removed and begun anew, since it was read: it is shorter than
-    what was read, or no line ends there."""
-    offset = run.events_offset
-    if not offset:
+    what was read, or no line ends there, or one that was not read."""
+    if not run.events_offset:
         return False
 
     try:
-        with (run.directory / EVENTS).open("rb") as stream:
-            stream.seek(offset - 1)
-            return stream.read(1) != b"\n"
+        seq = seq_before(run.directory, run.events_offset)
     except FileNotFoundError:
         return False
+
+    return seq is None or seq > run.last_seq
 
 
 def _store(run: TrainRun, events: list[dict[str, Any]], offset: int) -> int:

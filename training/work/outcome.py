@@ -41,7 +41,7 @@ def worker_lost(reason: str = "The worker that ran this train is gone.") -> Outc
     )
 
 
-def killed(death: Death | None) -> Outcome:
+def killed(death: Death | None, ranks: int = 1) -> Outcome:
     """The engine was ended by SIGKILL, and not by its supervisor: reported with what was measured,
     without guesses."""
     if death is None or not death.total:
@@ -52,10 +52,9 @@ def killed(death: Death | None) -> Outcome:
             "operator.",
         )
 
-    figures = (
-        f"Just before, {size(death.used)} of {size(death.total)} of memory were in use; the train "
-        f"took {size(death.peak)} at most."
-    )
+    figures = f"Just before, {size(death.used)} of {size(death.total)} of memory were in use"
+    # Of several ranks only the largest process was measured.
+    figures += f"; the train took {size(death.peak)} at most." if ranks == 1 else "."
 
     if death.killed_for_memory:
         return failure(
@@ -92,8 +91,9 @@ def decide(
     """
     last = run.outcome.get("type")
     if last == "failed":
-        if run.outcome.get("code") == RANK_KILLED and death and death.killed_for_memory:
-            return killed(death)
+        is_for_memory = death and (death.killed_for_memory or death.was_nearly_full)
+        if run.outcome.get("code") == RANK_KILLED and is_for_memory:
+            return killed(death, run.width)
 
         return failure(
             str(run.outcome.get("code", "unknown"))[:40],
@@ -118,7 +118,7 @@ def decide(
     if exit_status is None:
         return worker_lost()
     if exit_status == -signal.SIGKILL:
-        return killed(death)
+        return killed(death, run.width)
 
     if exit_status < 0:
         # Code in other languages writes why it gives up, and ends the process.

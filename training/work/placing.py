@@ -4,7 +4,8 @@ Trains start in the order of the queue. One that needs several devices of a mach
 while it is the first that cannot start, devices of one machine are kept for it as they fall free.
 Trains behind it may have these meanwhile only where they are expected to end before it could start.
 So it starts at the latest when what ran there has ended, and nothing behind it waits for longer than
-for that.
+for that. Where answers go first, nothing is kept for a train that needs a device on which models
+answer: people may ask them for days.
 
 Nothing is held for a train that gathers: what is kept is computed anew at each look, from the order
 of the queue, the trains that run and the workers that are there. So nothing is stuck when a worker
@@ -44,15 +45,22 @@ class Times(Protocol):
 @dataclass
 class Machine:
     """A machine at this moment. free: devices that no train has. holders: the trains that have the
-    others, one entry a device; None where nobody knows who has it."""
+    others, one entry a device; None where nobody knows who has it. answering: further devices, on
+    which models answer first for as long as they are asked."""
 
     key: str
     kind: str
     free: int
     holders: list[TrainRun | None] = field(default_factory=list)
+    answering: int = 0
 
     @property
     def size(self) -> int:
+        return self.free + len(self.holders) + self.answering
+
+    @property
+    def falling_free(self) -> int:
+        """How many devices are free once its trains have ended."""
         return self.free + len(self.holders)
 
     def take(self, run: TrainRun) -> None:
@@ -104,11 +112,13 @@ class Gathering:
 class Placement:
     """starts: (train, key of the machine) of those that could start now, in order. gathering: of
     those that gather. kept_out: trains for which there would be devices, were they not kept for
-    others. homeless: trains for which no machine that is there has enough devices."""
+    others. answered: trains of several devices that cannot have enough as long as models answer.
+    homeless: trains for which no machine that is there has enough devices."""
 
     starts: list[tuple[TrainRun, str]] = field(default_factory=list)
     gathering: list[Gathering] = field(default_factory=list)
     kept_out: list[TrainRun] = field(default_factory=list)
+    answered: list[TrainRun] = field(default_factory=list)
     homeless: list[TrainRun] = field(default_factory=list)
 
 
@@ -180,8 +190,13 @@ class _Placer:
         return whole is not None and whole.seconds + whole.error <= limit
 
     def gather(self, run: TrainRun, fitting: list[Machine]) -> None:
-        """Keep a machine's devices for this train; none where earlier ones gather on all."""
-        left = [machine for machine in fitting if machine.key not in self.limits]
+        """Keep a machine's devices for this train; none where earlier ones gather on all, and none
+        where it needs a device on which models answer: nobody knows when they will not."""
+        falling_free = [machine for machine in fitting if machine.falling_free >= run.width]
+        if not falling_free:
+            self.placement.answered.append(run)
+
+        left = [machine for machine in falling_free if machine.key not in self.limits]
         if not left:
             return
 

@@ -149,10 +149,6 @@ def train_wait(
 # What can run where
 
 
-def runs_on(run: TrainRun, device: str) -> bool:
-    return device in device_kinds(run.method, run.parameters)
-
-
 def device_kinds(method: TrainingMethod, parameters: dict[str, Any]) -> tuple[str, ...]:
     """The kinds of devices that can run a train: "cpu", "cuda". parameters: as they were
     validated."""

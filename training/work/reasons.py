@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from core.text import are, counted
+from jobs.devices.machines import machine_key
 from jobs.devices.presence import WorkerState, worker_state
 from jobs.models import Machine
 from training.models import TrainRun
@@ -14,12 +15,13 @@ from training.work.placing import Gathering
 from training.work.queue import device_kinds
 
 KEPT = "Free devices are kept for an earlier train that needs several together."
+ANSWERED = "Answers go first on devices that it needs: it waits until nobody asks the models there."
 
 
 @dataclass(frozen=True)
 class Look:
     """reasons: {id of a waiting train: what devices have to do with that it waits}, for those that
-    gather, that others keep from starting, and that need more devices than are there. kept: {key of
+    gather, that others or answers keep from starting, and that need more devices than are there. kept: {key of
     a machine: on how many devices the train runs for which its devices are kept}."""
 
     reasons: dict[int, str] = field(default_factory=dict)
@@ -33,10 +35,11 @@ def waiting_look(state: WorkerState | None = None) -> Look:
         return Look()
 
     placement = placement_now(state.machines, device_name(state))
-    sizes = {machine.host: len(machine.devices) for machine in state.machines}
+    sizes = {machine.key: len(machine.devices) for machine in state.machines}
 
     reasons = {gathering.run.pk: _gathers(gathering) for gathering in placement.gathering}
     reasons |= {run.pk: KEPT for run in placement.kept_out}
+    reasons |= {run.pk: ANSWERED for run in placement.answered}
     wide = [run for run in placement.homeless if run.width > 1]
     known = list(Machine.objects.order_by("-seen_at")) if wide else []
     reasons |= {run.pk: _is_homeless(run, known, sizes) for run in wide}
@@ -60,17 +63,18 @@ def _gathers(gathering: Gathering) -> str:
 
 
 def _is_homeless(run: TrainRun, known: list[Machine], sizes: dict[str, int]) -> str:
-    """sizes: {host: how many of its devices have a worker now}."""
+    """sizes: {key of a machine: how many of its devices have a worker now}."""
     kinds = device_kinds(run.method, run.parameters)
     waits = f"It waits for a machine with {counted(run.width, 'device')}"
 
     for machine in known:
         if machine.devices < run.width or machine.kind not in kinds:
             continue
-        if machine.host not in sizes:
+        key = machine_key(machine.host, machine.slot)
+        if key not in sizes:
             return f"{waits}: {machine.host}, which has them, is away."
 
-        there = counted(sizes[machine.host], "worker")
+        there = counted(sizes[key], "worker")
         return f"{waits}: {machine.host} has them, but only {there} now."
 
     return f"{waits}. None that is known here has so many."

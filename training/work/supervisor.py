@@ -60,7 +60,7 @@ def _supervise(run: TrainRun, seat: Seat, locks: DeviceLocks) -> None:
     supervisor.listen()
 
     devices = [seat.machine.devices[device["identity"]] for device in run.devices]
-    environment = devices_environment(devices, of=seat.machine.size)
+    environment = devices_environment(devices)
     try:
         with devices_for_train(seat.machine.kind, locks.held, supervisor.is_stopped_early):
             supervisor.work(environment, list(locks.held.values()))

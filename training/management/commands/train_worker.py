@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
 from typing import Any
 
 import django_rq
@@ -10,13 +12,16 @@ from rq.serializers import JSONSerializer
 
 from core.database_version import newer_database
 from core.devices import Device, devices_measure
-from core.processes import die_with_supervisor, process_mark
+from core.processes import SUPERVISED, die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
 from jobs.devices.engine_process import Engine
-from jobs.devices.locks import device_alone, device_has_worker
+from jobs.devices.locks import WorkerLock
 from jobs.devices.machines import machine_note
 from jobs.devices.presence import start_announce, start_is_over
 from training.work.worker import TrainWorker
+
+# How long one waits whose device is gone, before it ends and is started again.
+MISSING_SECONDS = 60
 
 
 class Command(BaseCommand):
@@ -40,8 +45,8 @@ class Command(BaseCommand):
 
         os.umask(0o077)
         start_announce()
-        devices = devices_measure()
-        device = self.choose(devices, options["device"])
+        devices = self.measured()
+        device, lock = self.choose(devices, options["device"])
         machine_note(devices)
         # Once more: the queue may have come up meanwhile.
         start_announce()
@@ -60,21 +65,48 @@ class Command(BaseCommand):
         worker.devices = devices
         worker.mark = process_mark(os.getpid())
 
-        with device_alone(device, self.say_that_it_waits) as lock:
-            warm.lock = lock.fileno()
-            self.stdout.write("Ready.")
-            start_is_over()
-            worker.work(logging_level="WARNING")
+        if not lock.is_held:
+            self.say_that_it_waits()
+            lock.wait()
 
-    def choose(self, devices: list[Device], index: int | None) -> Device:
-        if index is None:
-            return next((device for device in devices if not device_has_worker(device)), devices[0])
+        warm.lock = lock.descriptor
+        self.stdout.write("Ready.")
+        start_is_over()
+        worker.work(logging_level="WARNING")
 
-        if not 0 <= index < len(devices):
-            have = ", ".join(str(device["index"]) for device in devices)
-            raise CommandError(f"This machine has no device {index}. It has: {have}.")
+    def measured(self) -> list[Device]:
+        try:
+            return devices_measure()
+        except subprocess.CalledProcessError as error:
+            self.stderr.write(str(error.stderr))
+            self.wait_for_a_device()
+            raise CommandError("The devices of this machine cannot be measured.") from error
 
-        return devices[index]
+    def choose(self, devices: list[Device], index: int | None) -> tuple[Device, WorkerLock]:
+        """The device, and its lock from now on: others that are started at the same time choose
+        another one. Where all have a worker, that of the first is waited for later."""
+        if index is not None:
+            if not 0 <= index < len(devices):
+                have = ", ".join(str(device["index"]) for device in devices)
+                self.wait_for_a_device()
+                raise CommandError(f"This machine has no device {index}. It has: {have}.")
+
+            return devices[index], WorkerLock(devices[index])
+
+        for device in devices:
+            lock = WorkerLock(device)
+            if lock.is_held:
+                return device, lock
+
+            lock.close()
+
+        return devices[0], WorkerLock(devices[0])
+
+    def wait_for_a_device(self) -> None:
+        """Under the platform's supervisor, which starts this program again at once, and for ever."""
+        start_is_over()
+        if os.environ.get(SUPERVISED):
+            time.sleep(MISSING_SECONDS)
 
     def say_that_it_waits(self) -> None:
         self.stdout.write(
