@@ -247,7 +247,7 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
         self.generation_config.eos_token_id = stops
         self.generation_kwargs["eos_token_id"] = stops
         if self.writes_in_full:
-            self.generation_kwargs["min_new_tokens"] = self.max_completion_length
+            self.generation_config.min_new_tokens = self.max_completion_length
 
         # Long answers take minutes: a stop ends them, and the step that they were written for.
         model.generate = partial(

@@ -162,7 +162,9 @@ def test_a_correction_leaves_what_is_known_alone():
 def test_each_part_moves_as_it_should(folders, recipe, adapter):
     """Whatever the method: more rows take more, checkpointing less, all weights more than an adapter,
     shards less."""
-    shape = shape_read(folders("llama", hidden_size=64, intermediate_size=256))
+    # Of few layers checkpointing keeps as much.
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 12}
+    shape = shape_read(folders("llama", **sizes))
     given = {
         "gradient_accumulation_steps": 1,
         "beta": 0.1,
@@ -287,6 +289,8 @@ def test_memory_counts_what_the_engine_measures():
         linears=linears,
         layer_weights=900,
         fused_norms=True,
+        query_norms=False,
+        stored_dtype="BF16",
         caps_attention=False,
         targets=lambda wanted: linears,
     )

@@ -124,7 +124,10 @@ def have(monkeypatch):
             }
             for size in sizes
         ]
-        present = [{"device": device} for device in devices]
+        present = [
+            {"name": f"worker-{number}", "host": f"host-{number}", "device": device, "devices": 2}
+            for number, device in enumerate(devices)
+        ]
         monkeypatch.setattr(forecast, "workers_present", lambda: present)
         return devices
 
@@ -539,7 +542,7 @@ def test_reward_models_are_neither_lost_nor_counted_twice(choices, have, make_tr
         return [one.devices[0] for one in found]
 
     before = forecasts()
-    batch = {"rows": 8, "tokens": 2848, "longest": 356, "answer": 256}
+    batch = {"rows": 8, "tokens": 3200, "longest": 400, "answer": 256}
     StepMeasurement.objects.create(
         method=method,
         base_model=own["base_model"],
@@ -553,7 +556,9 @@ def test_reward_models_are_neither_lost_nor_counted_twice(choices, have, make_tr
     after = forecasts()
 
     assert after[0].total > before[0].total
-    assert after[1].total - after[0].total == 8 * 2**30
+    # The same 8 GB as before, with the gaps around them.
+    added = before[1].total - before[0].total
+    assert 8 * 2**30 < added == after[1].total - after[0].total
     assert after[1].basis == "corrected by 1 tried step"
 
 
@@ -611,7 +616,7 @@ def test_a_model_may_be_split_where_copies_do_not_fit(choices, have):
     choices["parameters"] |= {"gradient_checkpointing": True, "batch_size": 1}
     have(1000)
     copies = wide(choices).devices[0].total / 2**30
-    have(0.8 * copies)
+    have(0.85 * copies)
     (fix,) = [fix for fix in wide(choices).fixes if "strategy" in fix["set"]]
 
     assert fix["set"] == {"strategy": "shard"}
