@@ -535,7 +535,7 @@ def devices_present(
 
 def _has_all_processors(presence: Mapping[str, Any]) -> bool:
     device = presence["device"]
-    return device.get("kind") == "cpu" and device.get("identity", "cpu") == "cpu"
+    return bool(device.get("kind") == "cpu" and device.get("identity", "cpu") == "cpu")
 
 
 def is_one_away(present: Iterable[dict[str, Any]], kinds: Collection[str], width: int) -> bool:
