@@ -45,6 +45,7 @@ from sweeps.models import Sweep
 from sweeps.services import sweep_delete, sweep_stop
 from training.models import TrainRun
 from training.train.services import train_delete, train_stop
+from training.train.step_trial import steps_delete
 
 logger = logging.getLogger("deepextension.people")
 
@@ -189,6 +190,7 @@ def removal_finish(removal: PersonRemoval) -> bool:
             return False
 
         trials_delete(person)
+        steps_delete(person)
 
         with transaction.atomic():
             if heir is not None:

@@ -12,8 +12,10 @@ from functools import lru_cache
 
 # A larger dataset is thinned to so many rows, evenly over its lengths.
 MOST_ROWS = 20_000
-# So many batches are drawn at most: the largest of more is hardly larger.
+# So many batches, and so many rows in them, are drawn at most: the largest of more is hardly larger,
+# and the form asks at each key.
 MOST_BATCHES = 20_000
+MOST_DRAWN = 100_000
 SEED = 20
 
 # ((tokens, rows), …), the shortest first.
@@ -77,9 +79,13 @@ def longest_of(lengths: Histogram, drawn: int) -> int:
     return lengths[-1][0]
 
 
-@lru_cache(maxsize=256)
 def end_to_end_batch(lengths: Histogram, rows: int, batches: int) -> Batch:
     """The largest of `batches` random batches whose rows lie end to end, without padding."""
+    return _largest_drawn(lengths, rows, min(batches, MOST_BATCHES, max(1, MOST_DRAWN // rows)))
+
+
+@lru_cache(maxsize=256)
+def _largest_drawn(lengths: Histogram, rows: int, batches: int) -> Batch:
     pool = _expanded(lengths)
     draw = random.Random(SEED)  # noqa: S311 - an order, no secret
     if len(pool) <= rows:
@@ -87,7 +93,7 @@ def end_to_end_batch(lengths: Histogram, rows: int, batches: int) -> Batch:
 
     largest = 0
     longest = 0
-    left = min(batches, MOST_BATCHES)
+    left = batches
     while left > 0:
         draw.shuffle(pool)
         whole = min(left, len(pool) // rows)

@@ -34,7 +34,9 @@ def checkpoints_at_once(parameters: Mapping[str, Any]) -> int:
     if strategy == "end":
         return 1
     if strategy == "epochs":
-        return min(kept, max(1, math.ceil(float(parameters.get("epochs") or 1) / every)))
+        # A train of so many steps may have any number of epochs.
+        epochs = parameters.get("epochs")
+        return min(kept, max(1, math.ceil(float(epochs) / every))) if epochs else kept
 
     steps = parameters.get("max_steps")
     return min(kept, max(1, math.ceil(int(steps) / every))) if steps else kept

@@ -51,6 +51,9 @@ TITLES = {
     "libraries": "Libraries",
 }
 
+# Parts that do not depend on the train, or whose files say how large they are.
+KNOWN = ("libraries", "rewards")
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -70,10 +73,15 @@ class Memory:
         """What engine.run.callback.peak_memory would say."""
         return self.total - self.uncounted
 
+    @property
+    def computed(self) -> int:
+        """The parts that formulas compute, which may be wrong."""
+        return self.total - sum(self.parts.get(name, 0) for name in KNOWN)
+
     def scaled(self, factor: float) -> Memory:
-        """Every part but the libraries, which do not depend on the train, times `factor`."""
+        """Every part that formulas compute, times `factor`."""
         parts = {
-            name: size if name == "libraries" else round(size * factor)
+            name: size if name in KNOWN else round(size * factor)
             for name, size in self.parts.items()
         }
         return replace(self, parts=parts)

@@ -127,6 +127,11 @@ class Workload:
         return self.devices if self.parameters.get("strategy") == "shard" else 1
 
     @property
+    def is_offloaded(self) -> bool:
+        """Whether weights, gradients and optimizer lie in main memory while they are not used."""
+        return self.shards > 1 and bool(self.parameters.get("offload"))
+
+    @property
     def has_reference(self) -> bool:
         """Whether answers are compared with what the model was before."""
         if self.recipe in ("dpo", "kto"):
@@ -151,7 +156,9 @@ def largest_batch(
     """The largest batch that a train of `steps` steps meets. rows, prompts: {tokens: rows} of whole
     rows and of their prompts. Raises ShapeUnknown where no row is left."""
     size = int(parameters["batch_size"])
-    batches = max(1, steps * int(parameters.get("gradient_accumulation_steps") or 1))
+    accumulation = int(parameters.get("gradient_accumulation_steps") or 1)
+    # Over all devices: the one with the largest batch decides.
+    batches = max(1, steps * accumulation * int(parameters.get("devices") or 1))
 
     if recipe in WRITING:
         return _written_batch(parameters, prompts, size, batches)

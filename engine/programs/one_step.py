@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -29,6 +31,7 @@ from engine.contract.rundir import (
     read_spec,
     write_spec,
 )
+from engine.forecast.workload import WRITING
 from engine.messages.failures import explain
 from engine.rewards.registry import CUSTOM_PREFIX
 from engine.rows.examples import Example
@@ -77,7 +80,9 @@ def one_step(folder: Path) -> dict[str, Any]:
             parameters=parameters_of_a_step(spec, order),
         ),
     )
-    code = run(folder)
+    with answers_in_full(spec.recipe):
+        code = run(folder)
+
     events = list(all_events(folder))
     if code != EXIT_FINISHED:
         raise RuntimeError(
@@ -85,6 +90,23 @@ def one_step(folder: Path) -> dict[str, Any]:
         )
 
     return measured(events, order, max(tokens for tokens, _, _ in rows))
+
+
+@contextmanager
+def answers_in_full(recipe: str) -> Iterator[None]:
+    """Have answers written to the longest that they may be: the model as it is now may end them early, and
+    that which has learned may not."""
+    if recipe not in WRITING:
+        yield
+        return
+
+    from engine.recipes.rollouts import RolloutTrainer
+
+    RolloutTrainer.writes_in_full = True
+    try:
+        yield
+    finally:
+        RolloutTrainer.writes_in_full = False
 
 
 def parameters_of_a_step(spec: Spec, order: dict[str, Any]) -> dict[str, Any]:

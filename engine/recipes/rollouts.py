@@ -216,6 +216,9 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
     processing_class: Any
     _buffered_inputs: Any
 
+    # Whether answers may not end before the longest; see engine.programs.one_step.
+    writes_in_full = False
+
     def __init__(
         self,
         *,
@@ -243,6 +246,9 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
         self.eos_token_ids = stops
         self.generation_config.eos_token_id = stops
         self.generation_kwargs["eos_token_id"] = stops
+        if self.writes_in_full:
+            self.generation_config.min_new_tokens = self.max_completion_length
+
         # Long answers take minutes: a stop ends them, and the step that they were written for.
         model.generate = partial(
             model.generate,

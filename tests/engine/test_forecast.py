@@ -12,7 +12,8 @@ import pytest
 
 from engine.forecast.activations import layer_bytes
 from engine.forecast.batches import Batch, end_to_end_batch, longest_of, packed_batch
-from engine.forecast.memory import memory_forecast, trained_weights
+from engine.forecast.disk import checkpoints_at_once
+from engine.forecast.memory import Memory, memory_forecast, trained_weights
 from engine.forecast.shape import ShapeUnknown, shape_of, shape_read
 from engine.forecast.workload import Target, Workload, largest_batch
 from engine.run.hardware import Device, precision_choose
@@ -125,12 +126,45 @@ def test_no_drawn_batch_is_larger_than_the_largest():
     assert end_to_end_batch(((10, 2), (30, 1)), 4, batches=1) == Batch(3, 50, 30)
 
 
+def test_no_more_is_drawn_for_large_batches_than_for_small_ones():
+    """20,000 batches of 4,096 rows took a minute, in the web process."""
+    histogram = tuple((tokens, 1000) for tokens in range(1, 101))
+    largest = end_to_end_batch(histogram, 4096, batches=20_000)
+
+    # It was drawn once, and is known for however many.
+    assert end_to_end_batch(histogram, 4096, batches=1000) is largest
+    assert 4096 * 50 < largest.tokens < 4096 * 60
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        ({"save_strategy": "epochs", "epochs": 2}, 2),
+        ({"save_strategy": "epochs", "epochs": 9}, 5),
+        # Of so many steps it is not known how many epochs they are.
+        ({"save_strategy": "epochs", "epochs": None, "max_steps": 900}, 5),
+        ({"save_strategy": "end", "epochs": None, "max_steps": 900}, 1),
+    ],
+)
+def test_as_many_checkpoints_are_counted_as_may_lie_there(given, count):
+    assert checkpoints_at_once({"save_total_limit": 3, "save_every": 1} | given) == count
+
+
+def test_a_correction_leaves_what_is_known_alone():
+    memory = Memory("learning", {"weights": 1000, "rewards": 500, "libraries": 200})
+
+    assert memory.computed == 1000
+    assert memory.scaled(0.5).parts == {"weights": 500, "rewards": 500, "libraries": 200}
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 def test_each_part_moves_as_it_should(folders, recipe, adapter):
     """Whatever the method: more rows take more, checkpointing less, all weights more than an adapter,
     shards less."""
-    shape = shape_read(folders("llama", hidden_size=64, intermediate_size=256))
+    # Of few layers checkpointing keeps as much.
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 12}
+    shape = shape_read(folders("llama", **sizes))
     given = {
         "gradient_accumulation_steps": 1,
         "beta": 0.1,
@@ -255,6 +289,8 @@ def test_memory_counts_what_the_engine_measures():
         linears=linears,
         layer_weights=900,
         fused_norms=True,
+        query_norms=False,
+        stored_dtype="BF16",
         caps_attention=False,
         targets=lambda wanted: linears,
     )

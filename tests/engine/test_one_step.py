@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from engine.chat.render import Renderer
+from engine.contract.rundir import all_events
 from engine.programs.one_step import ORDER, ROWS, one_step
 from engine.schema.registry import RECIPES
 from tests.engine.runs import prepare, toy_pairs, toy_rows
@@ -72,6 +74,19 @@ def test_a_step_of_every_method_is_measured(tiny, tmp_path, recipe):
     # Its rows are those of the wanted length, and as many as its steps take.
     assert 20 <= found["tokens"] <= 80
     assert len((folder / ROWS).read_text().splitlines()) >= 4
+
+
+@pytest.mark.parametrize("recipe", OWN)
+def test_answers_of_a_step_are_as_long_as_they_may_be(tiny, tmp_path, recipe, monkeypatch):
+    """Though the model would end them sooner, as here at nearly every token."""
+    monkeypatch.setattr(Renderer, "stop_ids", lambda self, known: list(range(250)))
+    folder = ordered(tmp_path, tiny, recipe, tokens=40)
+    one_step(folder)
+
+    lengths = {
+        event["tokens"] for event in all_events(folder) if event.get("stage") == "completion"
+    }
+    assert lengths == {WRITING["max_completion_tokens"]}
 
 
 def test_the_longest_rows_are_repeated_where_there_are_too_few(tiny, tmp_path):

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from core.errors import UserError
 from datasets_app.models import Dataset, TokenLengths
+from jobs.devices.locks import DeviceLocks
 from jobs.kinds import NotNow
-from jobs.models import Job
+from jobs.models import Job, Machine
 from methods.models import TrainingMethod
-from methods.services import methods_install
+from methods.services import methods_install, parameters_validate
 from models_app.models import BaseModel
+from tests.training.claims import machine_of
 from tests.training.test_train_check import file_make
 from training.form.preview import train_preview
 from training.models import StepMeasurement, TrainRun
-from training.train import forecast, step_trial
+from training.train import forecast, step_trial, trial
 from training.train.forecast import DOES_NOT_FIT, FITS, TIGHT, forecast_make, size_words
 from training.train.services import train_create
 from training.train.step_trial import step_cancel, step_read, step_run, step_try
@@ -118,7 +124,10 @@ def have(monkeypatch):
             }
             for size in sizes
         ]
-        present = [{"device": device} for device in devices]
+        present = [
+            {"name": f"worker-{number}", "host": f"host-{number}", "device": device, "devices": 2}
+            for number, device in enumerate(devices)
+        ]
         monkeypatch.setattr(forecast, "workers_present", lambda: present)
         return devices
 
@@ -258,8 +267,6 @@ def finished(
 ) -> TrainRun:
     parameters = train_preview(**choices)
     assert parameters["plan"]
-    from methods.services import parameters_validate
-
     resolved = parameters_validate(
         choices["method"], choices["parameters"] | changes, device=device["kind"]
     )
@@ -374,15 +381,312 @@ def test_only_its_owner_sees_and_cancels_a_step(choices, have, bob):
     assert Job.objects.get(kind="step-trial").status == "stopped"
 
 
-def test_a_step_waits_while_a_train_has_the_gpu(choices, have, make_train, monkeypatch):
-    have(200)
-    measurement = step_try(by=choices["owner"], **{k: choices[k] for k in ASKED})
-    make_train(status="running")
-    state = step_trial.WorkerState(True, {"kind": "cuda", "memory_gb": 80}, "")
-    monkeypatch.setattr(step_trial, "worker_state", lambda: state)
+def asked(choices: dict[str, Any], **changes: Any) -> StepMeasurement:
+    return step_try(by=choices["owner"], **{k: choices[k] for k in ASKED} | changes)
 
-    with pytest.raises(NotNow):
+
+@pytest.mark.parametrize(("width", "taken", "waits"), [(1, 1, False), (1, 2, True), (2, 1, True)])
+def test_a_step_holds_gpus_as_a_train_does(choices, have, monkeypatch, width, taken, waits):
+    """Those that a train has are not its own, and a train gets none that it has."""
+    have(200, 200)
+    parameters = choices["parameters"] | {"devices": width}
+    measurement = asked(choices, parameters=parameters)
+    machine = machine_of(2, kind="cuda")
+    state = step_trial.WorkerState(True, machine.devices["cuda:0"], "", 2, (machine,))
+    monkeypatch.setattr(step_trial, "worker_state", lambda: state)
+    seen: list[dict[str, str]] = []
+
+    def program(*arguments: Any, **options: Any) -> dict[str, Any]:
+        other = DeviceLocks()
+        seen.append(options["environment"])
+        assert options["memory_bytes"] is None
+        assert not other.take("cuda:1")
+        other.close()
+        return {"peak_bytes": 1, "step_seconds": 1.0, "device": machine.devices["cuda:1"]}
+
+    monkeypatch.setattr(step_trial, "program_run", program)
+    train = DeviceLocks()
+    assert all(train.take(f"cuda:{index}") for index in range(taken))
+
+    if waits:
+        with pytest.raises(NotNow, match="Waits for"):
+            step_run(measurement.pk)
+    else:
+        assert step_run(measurement.pk) == ""
+        assert seen[0]["CUDA_VISIBLE_DEVICES"] == "1"
+
+    train.close()
+    # And it holds nothing any more.
+    assert all(train.take(f"cuda:{index}") for index in range(2))
+    train.close()
+
+
+def test_a_step_on_a_cpu_takes_what_trains_leave(choices, have, make_train, monkeypatch):
+    have(8, kind="cpu")
+    measurement = asked(choices)
+    monkeypatch.setattr(step_trial, "memory_available", lambda: 4 * 2**30)
+    limits = []
+
+    def program(*arguments: Any, **options: Any) -> dict[str, Any]:
+        limits.append(options["memory_bytes"])
+        return {"peak_bytes": 1, "step_seconds": 1.0, "device": {"kind": "cpu"}}
+
+    monkeypatch.setattr(step_trial, "program_run", program)
+    run = make_train(status="running", host=socket.gethostname())
+    with pytest.raises(NotNow, match="memory"):
         step_run(measurement.pk)
+
+    TrainRun.objects.filter(pk=run.pk).update(status="finished")
+    assert step_run(measurement.pk) == ""
+    assert limits == [round(0.9 * 4 * 2**30)]
+
+
+def test_a_step_of_several_devices_has_rows_for_all(choices, have):
+    have(200)
+    measurement = asked(choices, parameters=choices["parameters"] | {"devices": 2})
+    order = json.loads((step_trial.folder_of(measurement) / "one_step.json").read_text())
+
+    assert order["rows"] == 8 * 2 * 2
+
+
+def test_what_steps_leave_behind_is_removed(choices, have, monkeypatch):
+    have(200)
+    lost, waiting = asked(choices), asked(choices)
+    old = timezone.now() - timedelta(days=2)
+    StepMeasurement.objects.update(created_at=old)
+    Job.objects.filter(arguments=[lost.pk]).delete()
+    nobodys = step_trial.trials_folder() / "step-99999"
+    nobodys.mkdir()
+    for folder in (nobodys, step_trial.folder_of(lost), step_trial.folder_of(waiting)):
+        os.utime(folder, (old.timestamp(), old.timestamp()))
+
+    # Trials of rewards have a day as well, and leave steps alone.
+    trial._drop_old(choices["owner"])
+    assert step_trial.folder_of(waiting).exists()
+    asked(choices)
+    lost.refresh_from_db()
+    waiting.refresh_from_db()
+
+    assert "killed" in lost.error
+    assert waiting.done_at is None
+    assert step_trial.folder_of(waiting).exists()
+    assert not nobodys.exists()
+    assert not step_trial.folder_of(lost).exists()
+
+    # Where it cannot be queued nothing is left.
+    before = StepMeasurement.objects.count()
+    monkeypatch.setattr(step_trial, "job_add", lambda *given, **named: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        asked(choices)
+    assert StepMeasurement.objects.count() == before
+
+
+def test_nobody_queues_steps_without_end(choices, have):
+    have(200)
+    for _ in range(step_trial.MOST_OPEN):
+        last = asked(choices)
+
+    with pytest.raises(UserError, match="wait or run already"):
+        asked(choices)
+
+    step_cancel(by=choices["owner"], pk=last.pk)
+    assert asked(choices).pk
+
+
+def test_steps_go_with_the_person(choices, have):
+    have(200)
+    measurement = asked(choices)
+    step_trial.steps_delete(choices["owner"])
+
+    assert not StepMeasurement.objects.exists()
+    assert not step_trial.folder_of(measurement).exists()
+    assert Job.objects.get(kind="step-trial").status == "stopped"
+
+
+def test_a_step_speaks_for_rows_of_its_length_alone(choices, have):
+    (device,) = have(200)
+    tried(choices, device, peak_bytes=30 * 2**30)
+    assert forecast_of(choices)["devices"][0]["basis"] == "measured by one step"
+
+    TokenLengths.objects.update(rows={"70": 300, "102": 100})
+    basis = forecast_of(choices)["devices"][0]["basis"]
+    assert basis == "corrected by 1 tried step"
+
+
+def test_reward_models_are_neither_lost_nor_counted_twice(choices, have, make_train):
+    """A step without one says nothing of the one that is there now, which comes on top."""
+    (device,) = have(200)
+    scorer = make_train(method=TrainingMethod.objects.get(recipe="reward"), status="finished")
+    BaseModel.objects.update(size_bytes=8 * 2**30)
+    method = TrainingMethod.objects.get(slug="grpo")
+    small = {"batch_size": 8, "gradient_accumulation_steps": 1}
+    plain = small | {"rewards": [{"function": "length_window"}]}
+    own = choices | {"method": method, "parameters": plain}
+    resolved = parameters_validate(method, plain, device="cuda")
+    scored = resolved | {
+        "rewards": [{"function": "reward_model", "parameters": {"model": scorer.pk}}]
+    }
+
+    def forecasts() -> list[forecast.DeviceForecast]:
+        found = [
+            forecast_make(
+                method=method,
+                base_model=choices["base_model"],
+                dataset=choices["dataset"],
+                parameters=parameters,
+                steps=50,
+                reward_bytes=size,
+            )
+            for parameters, size in ((resolved, 0), (scored, 8 * 2**30))
+        ]
+        return [one.devices[0] for one in found]
+
+    before = forecasts()
+    batch = {"rows": 8, "tokens": 3200, "longest": 400, "answer": 256}
+    StepMeasurement.objects.create(
+        method=method,
+        base_model=own["base_model"],
+        dataset=own["dataset"],
+        parameters=resolved,
+        batch=batch,
+        device=device,
+        peak_bytes=round(1.2 * before[0].total),
+        done_at=timezone.now(),
+    )
+    after = forecasts()
+
+    assert after[0].total > before[0].total
+    # The same 8 GB as before, with the gaps around them.
+    added = before[1].total - before[0].total
+    assert 8 * 2**30 < added == after[1].total - after[0].total
+    assert after[1].basis == "corrected by 1 tried step"
+
+
+@pytest.mark.parametrize("batch", [15, 7, 3])
+def test_an_odd_batch_becomes_smaller_too(choices, have, batch):
+    own = choices["parameters"] | {
+        "batch_size": batch,
+        "gradient_accumulation_steps": 3000,
+        "gradient_checkpointing": True,
+    }
+    have(1000)
+    smallest = forecast_of(choices, parameters=own | {"batch_size": 1})["devices"][0]
+    have(1.01 * smallest["high"] / 2**30 / 0.97)
+    fixes = [fix["set"] for fix in forecast_of(choices, parameters=own)["fixes"]]
+
+    # Twice the accumulation would be more than it may be.
+    assert {"batch_size": 1, "gradient_accumulation_steps": 4096} in fixes
+
+
+def test_what_the_form_does_not_have_hides_no_other_fix(choices, have):
+    """Full fine-tuning with its adapter fixed: a LoRA adapter would fit, and is not to be had."""
+    method = TrainingMethod.objects.get(slug="sft")
+    own = choices | {"method": method}
+    have(1000)
+    resolved = parameters_validate(method, choices["parameters"], device="cuda")
+    allowed = forecast._allowed(method, resolved)
+
+    assert not allowed({"adapter": "lora"})
+    assert not allowed({"batch_size": 0})
+    assert allowed({"batch_size": 2})
+    assert forecast_of(own)["devices"]
+
+
+def wide(choices: dict[str, Any], **changes: Any) -> forecast.Forecast:
+    parameters = choices["parameters"] | {"devices": 2} | changes
+    return forecast_make(
+        method=choices["method"],
+        base_model=choices["base_model"],
+        dataset=choices["dataset"],
+        parameters=parameters_validate(choices["method"], parameters, device="cuda"),
+        steps=50,
+    )
+
+
+def test_there_is_no_verdict_of_weights_in_main_memory(choices, have):
+    have(1)
+    assert wide(choices, strategy="shard").cannot_fit
+
+    found = wide(choices, strategy="shard", offload=True)
+    assert not found.cannot_fit
+    assert "main memory" in found.missing
+
+
+def test_a_model_may_be_split_where_copies_do_not_fit(choices, have):
+    choices["parameters"] |= {"gradient_checkpointing": True, "batch_size": 1}
+    have(1000)
+    copies = wide(choices).devices[0].total / 2**30
+    have(0.85 * copies)
+    (fix,) = [fix for fix in wide(choices).fixes if "strategy" in fix["set"]]
+
+    assert fix["set"] == {"strategy": "shard"}
+    assert fix["total"] == wide(choices, strategy="shard").devices[0].total
+
+
+def presence(kind: str, memory_gb: float, **changes: Any) -> dict[str, Any]:
+    device = {"kind": kind, "name": f"{kind} {memory_gb}", "memory_gb": memory_gb, "bf16": True}
+    return {
+        "name": f"worker-{kind}-{memory_gb}",
+        "host": f"{kind}-host",
+        "slot": "0",
+        "device": device | {"identity": kind},
+        "devices": 1,
+    } | changes
+
+
+def test_only_devices_that_can_run_it_are_looked_at(choices, monkeypatch):
+    """A large machine without GPUs is none for 4-bit weights, nor one GPU for two."""
+    present = [presence("cpu", 512), presence("cuda", 4), presence("cuda", 999, devices=2)]
+    monkeypatch.setattr(forecast, "workers_present", lambda: present)
+    four_bits = parameters_validate(
+        choices["method"], choices["parameters"] | {"quantization": "4-bit"}, device="cuda"
+    )
+
+    def names(**changes: Any) -> list[str]:
+        found = forecast_make(
+            method=choices["method"],
+            base_model=choices["base_model"],
+            dataset=choices["dataset"],
+            parameters=four_bits | changes,
+            steps=50,
+        )
+        return [device.name for device in found.devices]
+
+    assert sorted(names(quantization="none")) == ["cpu 512", "cuda 4", "cuda 999"]
+    assert sorted(names()) == ["cuda 4", "cuda 999"]
+    assert names(devices=2) == ["cuda 999"]
+
+
+def test_what_may_fit_a_machine_that_is_away_is_not_refused(choices, monkeypatch):
+    monkeypatch.setattr(forecast, "workers_present", lambda: [presence("cpu", 4)])
+    here = Machine.objects.create(host="cpu-host", slot="0", kind="cpu")
+    with pytest.raises(UserError, match="takes about"):
+        train_create(name="refused", **choices)
+
+    away = Machine.objects.create(host="cuda-host", slot="0", kind="cuda")
+    found = forecast_of(choices)
+    assert (found["verdict"], found["away"]) == (DOES_NOT_FIT, True)
+    assert train_create(name="waits", **choices)[0].pk
+
+    # It will not come back.
+    Machine.objects.filter(pk=away.pk).update(seen_at=here.seen_at - timedelta(days=3))
+    assert forecast_of(choices)["away"] is False
+
+
+def test_workers_of_one_host_share_its_memory(monkeypatch):
+    alone = forecast.devices_present([presence("cpu", 16)])
+    two = forecast.devices_present([presence("cpu", 16), presence("cpu", 16, slot="1")])
+    others = forecast.devices_present([presence("cpu", 16), presence("cpu", 16, host="b")])
+    # Divided by DEEPEXTENSION_CPU_DEVICES each has its share already.
+    shares = [presence("cpu", 8, devices=2) for _ in range(2)]
+    for index, one in enumerate(shares):
+        one["device"]["identity"] = f"cpu:{index}"
+
+    memory = [
+        [(device["memory_gb"], device["workers"]) for device in found]
+        for found in (alone, two, others, forecast.devices_present(shares))
+    ]
+    assert memory == [[(16, 1)], [(8, 2)], [(16, 2)], [(8, 2)]]
 
 
 def test_a_step_of_what_cannot_start_is_refused(choices, have):

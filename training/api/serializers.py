@@ -442,7 +442,8 @@ class TrainPreviewSerializer(serializers.Serializer[Any]):
         help_text="Memory in bytes: {verdict: fits, tight, does_not_fit or empty, title, missing: why "
         "there is no verdict, devices: [{kind, name, memory, usable, total, low, high, error, basis, "
         "moment, parts: [{name, title, bytes}], verdict}], fixes: [{label, effect, set, total, "
-        "verdict}], batch, may_try, may_start_anyway}.",
+        "verdict}], batch, may_try, away: a machine that could run it was here lately and is not now, so "
+        "it is not refused, may_start_anyway}.",
     )
     queue = serializers.DictField()
     worker = serializers.DictField()

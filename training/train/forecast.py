@@ -7,11 +7,16 @@ the database. Where something that decides is not known there is no verdict, and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from statistics import median
 from typing import Any
 
+from django.db.models import prefetch_related_objects
+from django.utils import timezone
+from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from core.text import counted
@@ -20,13 +25,17 @@ from datasets_app.services import token_lengths_get
 from engine.forecast.batches import Batch
 from engine.forecast.memory import TITLES, Memory, memory_forecast
 from engine.forecast.shape import ModelShape, ShapeUnknown, shape_read
-from engine.forecast.workload import Target, Workload, largest_batch
+from engine.forecast.workload import WRITING, Target, Workload, largest_batch
+from engine.schema.registry import RECIPES
+from jobs.devices.machines import machine_key, machines_present
 from jobs.devices.presence import workers_present
+from jobs.models import Machine
 from methods.models import TrainingMethod
 from methods.schema import method_fields
 from models_app.models import BaseModel
 from training.models import StepMeasurement, TrainRun
 from training.train.reward_resources import reward_models, scorers_named
+from training.work.queue import device_kinds
 
 FITS = "fits"
 TIGHT = "tight"
@@ -48,6 +57,12 @@ ERROR_OF_MEASURED = 0.04
 PAST_TRAINS = 12
 FACTORS = (0.4, 2.5)
 FIXES_OFFERED = 3
+# A step measured the batch of a train whose tokens differ from its own by at most this share.
+SAME_BATCH = 0.05
+# The most that the schema allows.
+MOST_ACCUMULATION = 4096
+# A machine that was there so lately is expected back.
+BACK_WITHIN = timedelta(days=1)
 
 # What decides on memory: configurations that are alike in all of these take the same.
 DECIDING = (
@@ -138,7 +153,8 @@ class DeviceForecast:
 class Forecast:
     """`devices`: one for each kind of device that the workers have, the best verdict first. `missing`:
     why there is none, in words for people. `fixes`: buttons, each with what the train would take then.
-    `computed`: what the formulas alone say for the best device, and `batch`, its largest batch."""
+    `computed`: what the formulas alone say for the best device, and `batch`, its largest batch. `away`:
+    a machine that could run it was here lately and is not now, so what does not fit here may fit there."""
 
     devices: list[DeviceForecast] = field(default_factory=list)
     missing: str = ""
@@ -146,6 +162,7 @@ class Forecast:
     batch: dict[str, int] = field(default_factory=dict)
     computed: int = 0
     may_try: bool = False
+    away: bool = False
 
     @property
     def verdict(self) -> str:
@@ -154,14 +171,15 @@ class Forecast:
 
     @property
     def cannot_fit(self) -> bool:
-        return self.verdict == DOES_NOT_FIT
+        return self.verdict == DOES_NOT_FIT and not self.away
 
     def refusal(self) -> str:
         """Why it cannot start, with the nearest that can."""
         device = self.devices[0]
+        has = "there is" if device.kind == "cpu" else "the GPU has"
         text = (
-            f"This train takes about {size_words(device.total)}, and the "
-            f"{'machine' if device.kind == 'cpu' else 'GPU'} has {size_words(device.memory)}."
+            f"This train takes about {size_words(device.total)}, and {has} "
+            f"{size_words(device.memory)}."
         )
         if not self.fixes:
             return f"{text} No smaller batch or length of it fits: choose a smaller base model."
@@ -179,6 +197,7 @@ class Forecast:
             "fixes": self.fixes,
             "batch": self.batch,
             "may_try": self.may_try,
+            "away": self.away,
         }
 
     def kept(self) -> dict[str, Any]:
@@ -236,10 +255,10 @@ class Forecaster:
         correction = self.correction(parameters, device)
         corrected = memory.scaled(correction.factor)
 
-        # Ranks on a CPU share the machine's memory; GPUs have one each.
+        # Ranks on a CPU have their shares of the machine's memory together; GPUs have one each.
         ranks = int(parameters.get("devices") or 1) if kind == "cpu" else 1
         total = corrected.total * ranks
-        available = round(float(device.get("memory_gb") or 0) * 2**30)
+        available = round(float(device.get("memory_gb") or 0) * 2**30) * ranks
         usable = round(available * USABLE.get(kind, 0.92))
         low = round(total * (1 - correction.error))
         high = round(total * (1 + correction.error))
@@ -272,10 +291,14 @@ class Forecaster:
         pasts = self.pasts[name]
         deciding = deciding_of(parameters)
         is_half = Target.of(device).half
+        batch = self.batch(parameters)
         same = [
             past
             for past in pasts
-            if past.is_step and past.deciding == deciding and past.is_half == is_half
+            if past.is_step
+            and past.deciding == deciding
+            and past.is_half == is_half
+            and is_same_batch(past.batch, batch)
         ]
         if same:
             return Correction(same[0].factor, ERROR_OF_MEASURED, steps=1, is_measured=True)
@@ -289,9 +312,10 @@ class Forecaster:
 class Past:
     """What a train or a tried step took, against what the formulas say of it. `is_own`: of the same
     base model. `is_half`: whether its device was found to compute well in bf16, which a busy processor
-    may not be."""
+    may not be. `batch`: its largest."""
 
     factor: float
+    batch: Batch
     deciding: dict[str, Any]
     is_step: bool
     is_own: bool
@@ -330,7 +354,17 @@ def deciding_of(parameters: Parameters) -> dict[str, Any]:
         if name in values:
             values[name] = bool(values[name])
 
-    return values
+    scorers = sorted(scorers_named(dict(parameters)))
+    return values | {"scorers": scorers} if scorers else values
+
+
+def is_same_batch(one: Batch, other: Batch) -> bool:
+    """Whether what was measured of one holds for the other."""
+    if (one.rows, one.answer) != (other.rows, other.answer):
+        return False
+
+    sizes = ((one.tokens, other.tokens), (one.longest, other.longest))
+    return all(math.isclose(mine, its, rel_tol=SAME_BATCH) for mine, its in sizes)
 
 
 def batch_of(
@@ -369,14 +403,19 @@ def _tried_steps(forecaster: Forecaster, device: Mapping[str, Any]) -> list[Past
     )
     found = []
     for step in steps[:PAST_TRAINS]:
+        reward_bytes = reward_model_bytes(step.parameters, None)
+        if reward_bytes is None:
+            continue
+
         work = Workload(
             forecaster.method.recipe, step.parameters, Batch(**step.batch), Target.of(step.device)
         )
-        memory = memory_forecast(forecaster.shape, work, reward_bytes=forecaster.reward_bytes)
+        memory = memory_forecast(forecaster.shape, work, reward_bytes=reward_bytes)
         factor = factor_of(memory, int(step.peak_bytes or 0))
         found.append(
             Past(
                 factor,
+                work.batch,
                 deciding_of(step.parameters),
                 is_step=True,
                 is_own=True,
@@ -396,16 +435,20 @@ def _earlier_trains(forecaster: Forecaster, device: Mapping[str, Any]) -> list[P
     ).select_related("base_model", "dataset")
     own = runs.filter(base_model=forecaster.base_model)[:PAST_TRAINS]
     others = runs.exclude(base_model=forecaster.base_model)[:PAST_TRAINS]
+    trains = [*own, *others]
+    prefetch_related_objects(trains, "dataset__token_lengths")
 
     found = []
-    for run in (*own, *others):
-        factor = _factor_of_train(run, forecaster)
-        if factor is not None:
+    for run in trains:
+        measured = _factor_of_train(run, forecaster)
+        if measured is not None:
+            factor, batch = measured
             is_own = run.base_model_id == forecaster.base_model.pk
             is_half = Target.of(run.facts["device"]).half
             found.append(
                 Past(
                     factor,
+                    batch,
                     deciding_of(run.parameters),
                     is_step=False,
                     is_own=is_own,
@@ -416,13 +459,19 @@ def _earlier_trains(forecaster: Forecaster, device: Mapping[str, Any]) -> list[P
     return found
 
 
-def _factor_of_train(run: TrainRun, forecaster: Forecaster) -> float | None:
-    """None where its base model or its counts are gone, or where it cannot be compared."""
+def _factor_of_train(run: TrainRun, forecaster: Forecaster) -> tuple[float, Batch] | None:
+    """(factor, its largest batch). None where its base model, its reward models or its counts are gone,
+    or where it cannot be compared."""
     device = run.facts.get("device") or {}
-    lengths = run.dataset.token_lengths.filter(
-        ready=True, tokenizer=run.base_model.tokenizer_sha256
-    ).first()
-    if lengths is None or run.attempt > 1:
+    tokenizer = run.base_model.tokenizer_sha256
+    counted_lengths = (
+        lengths
+        for lengths in run.dataset.token_lengths.all()
+        if lengths.ready and lengths.tokenizer == tokenizer
+    )
+    lengths = next(counted_lengths, None)
+    reward_bytes = reward_model_bytes(run.parameters, None)
+    if lengths is None or reward_bytes is None or run.attempt > 1:
         return None
 
     try:
@@ -432,35 +481,75 @@ def _factor_of_train(run: TrainRun, forecaster: Forecaster) -> float | None:
         return None
 
     work = Workload(forecaster.method.recipe, run.parameters, batch, Target.of(device))
+    if work.is_offloaded:
+        return None
+
     measured = float(run.last_metrics["peak_memory_gb"]) * 2**30
-    return factor_of(memory_forecast(shape, work), round(measured))
+    memory = memory_forecast(shape, work, reward_bytes=reward_bytes)
+    return factor_of(memory, round(measured)), batch
 
 
 def factor_of(memory: Memory, measured: int) -> float:
-    """How much more the train took than the formulas say, the libraries left out on both sides."""
-    libraries = memory.parts.get("libraries", 0) - memory.uncounted
-    computed = memory.counted - libraries
-    return max(0.1, (measured - libraries) / max(1, computed))
+    """How much more the train took than the formulas say, what is known left out on both sides."""
+    known = memory.counted - memory.computed
+    return max(0.1, (measured - known) / max(1, memory.computed))
 
 
 # Devices
 
 
-def devices_present() -> list[dict[str, Any]]:
-    """The kinds of devices that workers have, each once, with "workers": how many have it."""
+def presences() -> list[dict[str, Any]]:
+    """Of the training workers; none while the queue is away."""
     try:
-        present = workers_present()
+        return workers_present()
     except RedisError:
         return []
 
-    kinds: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+def devices_present(
+    present: Sequence[Mapping[str, Any]],
+    kinds: Collection[str] = ("cpu", "cuda"),
+    width: int = 1,
+) -> list[dict[str, Any]]:
+    """The kinds of devices that these workers have and that can run a train of `width` devices, each
+    once, with "workers": how many have it. kinds: of "cpu" and "cuda", those that can run it at all."""
+    # Workers of several slots on one host have its memory together.
+    slots = Counter(presence.get("host") for presence in present if _has_all_processors(presence))
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+
     for presence in present:
-        device = presence["device"]
+        device = dict(presence["device"])
+        if device.get("kind") not in kinds or int(presence.get("devices", width)) < width:
+            continue
+
+        if presence.get("host") is not None and _has_all_processors(presence):
+            memory = float(device.get("memory_gb") or 0)
+            device["memory_gb"] = round(memory / slots[presence["host"]], 1)
+
         key = (device.get("kind"), device.get("name"), device.get("memory_gb"))
-        kind = kinds.setdefault(key, {**device, "workers": 0})
+        kind = found.setdefault(key, {**device, "workers": 0})
         kind["workers"] += 1
 
-    return list(kinds.values())
+    return list(found.values())
+
+
+def _has_all_processors(presence: Mapping[str, Any]) -> bool:
+    device = presence["device"]
+    return bool(device.get("kind") == "cpu" and device.get("identity", "cpu") == "cpu")
+
+
+def is_one_away(present: Iterable[dict[str, Any]], kinds: Collection[str], width: int) -> bool:
+    """Whether a machine that could run such a train was here lately and is not now."""
+    here: set[str] = set()
+    for machine in machines_present(present):
+        # A part of a machine, whose workers know nothing of one another, stands for all of it.
+        slots = (machine.slot, machine.slot.partition("/")[0])
+        here |= {machine_key(machine.host, slot) for slot in slots}
+
+    lately = Machine.objects.filter(
+        kind__in=kinds, devices__gte=width, seen_at__gt=timezone.now() - BACK_WITHIN
+    )
+    return any(machine_key(machine.host, machine.slot) not in here for machine in lately)
 
 
 def lengths_ready(base_model: BaseModel, dataset: Dataset) -> TokenLengths | str:
@@ -511,13 +600,20 @@ def forecast_make(
     """`parameters`: resolved. devices: those of workers, as devices_present; looked up where None."""
     if method.is_custom:
         return Forecast(missing="A custom program decides itself what it holds in memory.")
+    if Workload(method.recipe, parameters, Batch(1, 1, 1), Target("cuda", True)).is_offloaded:
+        return Forecast(
+            missing="What a train takes whose weights lie in main memory is not computed."
+        )
 
     lengths = lengths_ready(base_model, dataset)
     if isinstance(lengths, str):
         return Forecast(missing=lengths)
 
-    present = devices_present() if devices is None else list(devices)
-    known = [device for device in present if float(device.get("memory_gb") or 0) > 0]
+    kinds = device_kinds(method, dict(parameters))
+    width = int(parameters.get("devices") or 1)
+    present = presences() if devices is None else []
+    here = devices_present(present, kinds, width) if devices is None else list(devices)
+    known = [device for device in here if float(device.get("memory_gb") or 0) > 0]
 
     try:
         forecaster = Forecaster(
@@ -532,7 +628,8 @@ def forecast_make(
         return Forecast(missing=f"{unknown} Try one step to know.", may_try=bool(known))
 
     if not known:
-        return Forecast(missing="No worker is there whose memory is known.", batch=asdict(batch))
+        missing = "No worker is there whose memory is known and that can run it."
+        return Forecast(missing=missing, batch=asdict(batch))
 
     found = [(forecaster.forecast(parameters, device), device) for device in known]
     found.sort(key=lambda pair: (ORDER.index(pair[0].verdict), -pair[0].usable))
@@ -543,22 +640,24 @@ def forecast_make(
         computed=forecaster.computed(parameters, best_device).counted,
         may_try=True,
     )
+    if best.verdict == DOES_NOT_FIT and devices is None:
+        result.away = is_one_away(present, kinds, width)
     if best.verdict != FITS:
         result.fixes = fixes_of(forecaster, parameters, best_device, best)
 
     return result
 
 
-def reward_model_bytes(parameters: Parameters, reader: Any) -> int:
-    """The weights of the trained models that score the answers, as they lie on disk; 0 for models that
-    are not there, which resources_of refuses."""
-    total = 0
-    for number in scorers_named(dict(parameters)):
-        run = reward_models(reader).filter(pk=number).select_related("base_model").first()
-        if run is not None:
-            total += run.base_model.size_bytes
+def reward_model_bytes(parameters: Parameters, reader: Any) -> int | None:
+    """The weights of the trained models that score the answers, as they lie on disk; None where one is
+    not there. reader: None for everybody's."""
+    numbers = scorers_named(dict(parameters))
+    if not numbers:
+        return 0
 
-    return total
+    runs = reward_models(reader).filter(pk__in=numbers).select_related("base_model")
+    sizes = [run.base_model.size_bytes for run in runs]
+    return sum(sizes) if len(sizes) == len(numbers) else None
 
 
 # Time
@@ -601,7 +700,7 @@ def seconds_by_step(
         limit = int(parameters["max_tokens"])
         rows = sum(lengths.rows.values())
         tokens = sum(min(int(length), limit) * count for length, count in lengths.rows.items())
-        share = min(1.0, tokens / rows * found.batch["rows"] / found.batch["tokens"])
+        share = tokens / rows * found.batch["rows"] / found.batch["tokens"]
 
     return float(found.step_seconds or 0.0) * share * steps
 
@@ -617,14 +716,10 @@ def fixes_of(
 ) -> list[dict[str, Any]]:
     """[{"label", "effect", "set", "total", "verdict"}] of changes with which the train fits, or, where
     none does, takes less: the gentlest first."""
-    changeable = _changeable(forecaster.method)
     fitting: list[dict[str, Any]] = []
     smaller: list[dict[str, Any]] = []
 
     for label, changes in variants(parameters, forecaster, device):
-        if not changeable.issuperset(changes):
-            continue
-
         try:
             forecast = forecaster.forecast({**parameters, **changes}, device)
         except ShapeUnknown:
@@ -655,20 +750,21 @@ def variants(
     parameters: Parameters, forecaster: Forecaster, device: Mapping[str, Any]
 ) -> Iterable[tuple[str, dict[str, Any]]]:
     """(label, changes) of what takes less: one of each kind, as gentle as fits, and then together."""
-    fits = _first_that_fits(forecaster, parameters, device)
+    allowed = _allowed(forecaster.method, parameters)
+    fits = _first_that_fits(forecaster, parameters, device, allowed)
     single = [
         *fits(_smaller_batches(parameters)),
         *fits(_checkpointing(parameters)),
         *fits(_shorter(parameters, forecaster.batch(parameters))),
         *fits(_quantised(parameters, device)),
+        *fits(_split(parameters, forecaster.method.recipe, device)),
         *fits(_adapter(parameters)),
     ]
     if single:
         return single
 
-    together = []
-    for label, changes in (*_smallest_batch(parameters), *_checkpointing(parameters)):
-        together.append((label, changes))
+    smallest = [choice for choice in _smaller_batches(parameters) if allowed(choice[1])][-1:]
+    together = [*smallest, *filter(lambda choice: allowed(choice[1]), _checkpointing(parameters))]
 
     combined: dict[str, Any] = {}
     labels = []
@@ -683,14 +779,40 @@ def variants(
             text = f"Use {', '.join(labels)} and {label.removeprefix('Use ')}"
             choices.append((text, {**combined, **changes}))
 
-    return fits(choices) or [*_smallest_batch(parameters), *_checkpointing(parameters)]
+    return fits(choices) or together
+
+
+def _allowed(method: TrainingMethod, parameters: Parameters) -> Callable[[Mapping[str, Any]], bool]:
+    """A function that says whether the method's form has these changes, and whether the recipe takes
+    them."""
+    changeable = _changeable(method)
+    schema = RECIPES[method.recipe].parameters
+
+    def allowed(changes: Mapping[str, Any]) -> bool:
+        if not changeable.issuperset(changes):
+            return False
+
+        try:
+            schema.model_validate({**parameters, **changes})
+        except ValidationError:
+            return False
+
+        return True
+
+    return allowed
 
 
 def _first_that_fits(
-    forecaster: Forecaster, parameters: Parameters, device: Mapping[str, Any]
+    forecaster: Forecaster,
+    parameters: Parameters,
+    device: Mapping[str, Any],
+    allowed: Callable[[Mapping[str, Any]], bool],
 ) -> Any:
     def first(choices: Iterable[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
         for label, changes in choices:
+            if not allowed(changes):
+                continue
+
             try:
                 forecast = forecaster.forecast({**parameters, **changes}, device)
             except ShapeUnknown:
@@ -705,23 +827,20 @@ def _first_that_fits(
 
 
 def _smaller_batches(parameters: Parameters) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Half of the batch with twice the accumulation, and so on: the effective batch stays. Where answers
-    are written all of a step's are written together, so the batch alone becomes smaller."""
+    """Half of the batch with twice the accumulation, and so on: the effective batch stays, or, of what
+    halves do not divide, nearly. Where answers are written all of a step's are written together, so the
+    batch alone becomes smaller."""
     batch = int(parameters["batch_size"])
-    accumulation = int(parameters.get("gradient_accumulation_steps") or 1)
+    effective = batch * int(parameters.get("gradient_accumulation_steps") or 1)
     least = 2 if "desirable_weight" in parameters else 1
 
-    while batch % 2 == 0 and batch // 2 >= least:
-        batch //= 2
-        accumulation *= 2
+    while batch > least:
+        batch = max(least, batch // 2)
+        accumulation = min(MOST_ACCUMULATION, round(effective / batch))
         yield (
             f"Use batch {batch}",
             {"batch_size": batch, "gradient_accumulation_steps": accumulation},
         )
-
-
-def _smallest_batch(parameters: Parameters) -> list[tuple[str, dict[str, Any]]]:
-    return list(_smaller_batches(parameters))[-1:]
 
 
 def _checkpointing(parameters: Parameters) -> list[tuple[str, dict[str, Any]]]:
@@ -755,6 +874,18 @@ def _quantised(
         return []
 
     return [("Use 4-bit weights", {"quantization": "4-bit"})]
+
+
+def _split(
+    parameters: Parameters, recipe: str, device: Mapping[str, Any]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The model over all devices of the train, in place of a copy on each."""
+    devices = int(parameters.get("devices") or 1)
+    is_split = parameters.get("strategy") == "shard"
+    if devices == 1 or is_split or recipe in WRITING or device.get("kind") != "cuda":
+        return []
+
+    return [(f"Split the model over its {devices} devices", {"strategy": "shard"})]
 
 
 def _adapter(parameters: Parameters) -> list[tuple[str, dict[str, Any]]]:

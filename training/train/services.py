@@ -299,7 +299,8 @@ def train_check(
                 dataset=dataset,
                 parameters=check.parameters,
                 steps=check.plan.steps,
-                reward_bytes=reward_model_bytes(check.parameters, owner),
+                # What is not there is refused by resources_of.
+                reward_bytes=reward_model_bytes(check.parameters, owner) or 0,
             )
             with check.collecting():
                 check.is_risked = memory_check(check.forecast, owner, start_anyway)

@@ -2,30 +2,47 @@
 kept as a measurement, which forecasts are corrected by; nothing of it becomes a train.
 
 It runs where background work runs. Its rows are as long as those of the largest batch that the train
-would meet, so its peak is that of the train."""
+would meet, and answers as long as they may be, so its peak is that of the train. GPUs are held for it as
+for a train; on a CPU it runs beside trains, within the memory that they leave."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import User
+from django.db import transaction
 from django.utils import timezone
 
+from core.devices import VISIBLE, devices_environment
 from core.errors import UserError
+from core.memory import memory_available
 from core.programs import ProgramProblem, TimeLimitReached, program_run
 from core.store import trials_folder
+from core.text import counted
 from datasets_app.models import Dataset
+from engine.contract.arithmetic import effective_batch
 from engine.contract.rundir import StartAdapter, write_spec
 from engine.forecast.batches import Batch
+from engine.forecast.memory import memory_forecast
 from engine.forecast.shape import ShapeUnknown
 from engine.forecast.workload import Target, Workload
 from jobs.adding import job_add
+from jobs.devices.locks import DeviceLocks
+from jobs.devices.machines import Present
 from jobs.devices.presence import WorkerState, worker_state
+from jobs.devices.sharing import devices_for_train, devices_held
 from jobs.kinds import BROKE_OFF, CANCELLED, TOO_LONG, NotNow
+from jobs.models import Job
 from jobs.progress import progress_report
 from jobs.services import job_cancel
 from methods.models import TrainingMethod
@@ -34,6 +51,7 @@ from training.models import StepMeasurement, TrainRun
 from training.train.carrying_on import adapter_take
 from training.train.forecast import Forecaster, lengths_ready
 from training.train.services import spec_of, train_check
+from training.train.trial import NVIDIA
 
 KIND = "step-trial"
 # The engine's program, and the file that it reads beside the spec.
@@ -44,8 +62,13 @@ SECONDS = 600
 # A step of answers takes as long as ten others.
 STEPS = {"grpo": 1, "ppo": 1}
 LATER_SECONDS = 10.0
-# Of a machine without GPUs: a step that asks for more ends by itself, before the system ends others.
+# Of what a machine without GPUs has left: a step that asks for more ends by itself, before the system
+# ends others.
 MOST_OF_MEMORY = 0.9
+# So many steps of one person wait or run at most.
+MOST_OPEN = 5
+# What a killed process has left is removed after so long.
+LEFTOVER_SECONDS = 86_400
 ENDINGS = {
     CANCELLED: "The step was cancelled.",
     TOO_LONG: f"The step took longer than {SECONDS // 60} minutes and was ended.",
@@ -81,19 +104,11 @@ def step_try(
         looks_at_memory=False,
     )
     resolved, plan = check.insist()
-    batch = _batch(method, base_model, dataset, resolved, plan.steps)
-    measurement = StepMeasurement.objects.create(
-        asked_by=by,
-        method=method,
-        base_model=base_model,
-        dataset=dataset,
-        parameters=resolved,
-        batch=asdict(batch),
-    )
+    forecaster, batch = _batch(method, base_model, dataset, resolved, plan.steps)
+    if StepMeasurement.objects.filter(asked_by=by, done_at=None).count() >= MOST_OPEN:
+        raise UserError(f"{MOST_OPEN} steps of yours wait or run already. Cancel one, or wait.")
 
-    folder = folder_of(measurement)
-    # A leftover of a database that was restored to an earlier state.
-    shutil.rmtree(folder, ignore_errors=True)
+    leftovers_remove()
     run = TrainRun(
         owner=by,
         name="One step",
@@ -105,30 +120,78 @@ def step_try(
         system_prompt=system_prompt,
         continue_adapter=continue_adapter,
     )
-    try:
-        folder.mkdir(parents=True, mode=0o700)
-        adapter: StartAdapter | None = None
-        if continue_adapter:
-            adapter = adapter_take(base_model, folder)
+    order = _order(method, resolved, batch)
+    order["computed_bytes"] = _computed_bytes(forecaster, resolved, batch)
 
-        write_spec(folder, spec_of(run, None, adapter))
-        (folder / ONE_STEP_ORDER).write_text(json.dumps(_order(method, resolved, batch)))
-    except BaseException:
+    with transaction.atomic():
+        measurement = StepMeasurement.objects.create(
+            asked_by=by,
+            method=method,
+            base_model=base_model,
+            dataset=dataset,
+            parameters=resolved,
+            batch=asdict(batch),
+        )
+        folder = folder_of(measurement)
+        # A leftover of a database that was restored to an earlier state.
         shutil.rmtree(folder, ignore_errors=True)
-        measurement.delete()
-        raise
 
-    job_add(
-        KIND,
-        measurement.pk,
-        key=key_of(measurement.pk),
-        name=f"{base_model.name}, {method.name}",
-        owner_id=by.pk,
-        expected_seconds=EXPECTED_SECONDS,
-        limit_seconds=2 * SECONDS,
-    )
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+            adapter: StartAdapter | None = None
+            if continue_adapter:
+                adapter = adapter_take(base_model, folder)
+
+            write_spec(folder, spec_of(run, None, adapter))
+            (folder / ONE_STEP_ORDER).write_text(json.dumps(order))
+            job_add(
+                KIND,
+                measurement.pk,
+                key=key_of(measurement.pk),
+                name=f"{base_model.name}, {method.name}",
+                owner_id=by.pk,
+                expected_seconds=EXPECTED_SECONDS,
+                limit_seconds=2 * SECONDS,
+            )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     return measurement
+
+
+def leftovers_remove() -> None:
+    """Close trials whose job is gone, and remove folders that no open trial has: those of processes that
+    were killed, and of rows that were deleted."""
+    old = timezone.now() - timedelta(seconds=LEFTOVER_SECONDS)
+    open_jobs = Job.objects.filter(kind=KIND, status__in=Job.OPEN)
+    numbers = {arguments[0] for arguments in open_jobs.values_list("arguments", flat=True)}
+
+    for measurement in StepMeasurement.objects.filter(done_at=None, created_at__lt=old):
+        if measurement.pk not in numbers:
+            _close(measurement, error=ENDINGS[BROKE_OFF])
+
+    waiting = StepMeasurement.objects.filter(done_at=None).values_list("pk", flat=True)
+    names = {f"step-{pk}" for pk in waiting}
+
+    for folder in trials_folder().glob("step-*"):
+        try:
+            is_old = time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS
+        except FileNotFoundError:
+            continue
+
+        if is_old and folder.name not in names:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def steps_delete(by: User) -> None:
+    """Delete what a person who goes has tried: it holds what they wrote."""
+    for measurement in StepMeasurement.objects.filter(asked_by=by):
+        if measurement.done_at is None:
+            job_cancel(key_of(measurement.pk))
+
+        shutil.rmtree(folder_of(measurement), ignore_errors=True)
+        measurement.delete()
 
 
 def key_of(pk: int) -> str:
@@ -145,7 +208,7 @@ def _batch(
     dataset: Dataset,
     parameters: dict[str, Any],
     steps: int,
-) -> Batch:
+) -> tuple[Forecaster, Batch]:
     """The largest of the train. Raises UserError while the tokens are not counted."""
     lengths = lengths_ready(base_model, dataset)
     if isinstance(lengths, str):
@@ -153,7 +216,7 @@ def _batch(
 
     try:
         forecaster = Forecaster(method=method, base_model=base_model, lengths=lengths, steps=steps)
-        return forecaster.batch(parameters)
+        return forecaster, forecaster.batch(parameters)
     except ShapeUnknown as unknown:
         raise UserError({"base_model": [str(unknown)]}) from unknown
 
@@ -163,14 +226,21 @@ def _order(method: TrainingMethod, parameters: dict[str, Any], batch: Batch) -> 
     work = Workload(method.recipe, parameters, batch, Target("cpu", half=False))
     writes = work.writes_answers
     accumulation = int(parameters["gradient_accumulation_steps"])
+    rows = effective_batch(batch.rows, accumulation, work.devices)
     tokens = batch.longest - batch.answer if writes else -(-batch.tokens // batch.rows)
 
     return {
         "tokens": tokens,
-        "rows": batch.rows * accumulation // int(parameters.get("num_generations") or 1),
+        "rows": rows // int(parameters.get("num_generations") or 1),
         "prompts": writes,
         "steps": STEPS.get(method.recipe, 2),
     }
+
+
+def _computed_bytes(forecaster: Forecaster, parameters: dict[str, Any], batch: Batch) -> int:
+    """What the formulas say of it on a CPU, all its ranks together."""
+    work = Workload(forecaster.method.recipe, parameters, batch, Target("cpu", half=False))
+    return memory_forecast(forecaster.shape, work).total * work.devices
 
 
 def step_read(*, by: User, pk: int) -> dict[str, Any] | None:
@@ -204,18 +274,21 @@ def step_cancel(*, by: User, pk: int) -> bool:
 
 
 def step_run(pk: int) -> str:
-    """The background work. Returns why there is no result, or nothing. Raises NotNow while a train has
-    the GPU."""
+    """The background work. Returns why there is no result, or nothing. Raises NotNow while trains have
+    the GPUs, or the memory, of this machine."""
     measurement = StepMeasurement.objects.filter(pk=pk, done_at=None).first()
     if measurement is None:
         return ""
 
-    state = worker_state()
-    if state.device_kind == "cuda" and TrainRun.objects.active().exists():
-        raise NotNow("It waits until no train has the GPU.", seconds=LATER_SECONDS)
+    with _gpus(worker_state(), int(measurement.parameters.get("devices") or 1)) as environment:
+        return _step_make(measurement, environment)
 
-    progress_report("Making one step")
+
+def _step_make(measurement: StepMeasurement, environment: dict[str, str] | None) -> str:
+    """environment: by which it finds its GPUs; None on a CPU."""
     folder = folder_of(measurement)
+    memory = None if environment is not None else _memory_bytes(folder)
+    progress_report("Making one step")
     was_beside = TrainRun.objects.active().exists()
 
     try:
@@ -223,10 +296,14 @@ def step_run(pk: int) -> str:
             ONE_STEP,
             str(folder),
             seconds=SECONDS,
-            memory_bytes=_memory_bytes(state),
+            memory_bytes=memory,
             too_long=ENDINGS[TOO_LONG],
             work="The step",
-            environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            environment={
+                "HF_HUB_OFFLINE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                **(environment or {}),
+            },
         )
     except TimeLimitReached as problem:
         return _close(measurement, error=str(problem))
@@ -243,14 +320,74 @@ def step_run(pk: int) -> str:
     )
 
 
-def _memory_bytes(state: WorkerState) -> int | None:
-    """None where there is a GPU, whose driver maps many times what a process uses."""
-    device = state.device or {}
-    memory = float(device.get("memory_gb") or 0)
-    if state.device_kind != "cpu" or not memory:
-        return None
+@contextmanager
+def _gpus(state: WorkerState, width: int) -> Iterator[dict[str, str] | None]:
+    """Hold so many GPUs of this machine, so that no train takes them meanwhile. Gives the environment by
+    which a program finds them; None where no training worker of this machine has a GPU. Raises NotNow."""
+    here = [machine for machine in state.machines if _is_here(machine)]
+    if not here:
+        # A driver maps many times what a process uses, so that its memory cannot be limited.
+        yield {} if NVIDIA.exists() else None
+        return
 
-    return round(MOST_OF_MEMORY * memory * 2**30)
+    locks = DeviceLocks()
+    try:
+        chosen = next(filter(None, (_taken(locks, machine, width) for machine in here)), None)
+        if chosen is None:
+            raise NotNow(_waits_for(width), seconds=LATER_SECONDS)
+
+        machine, identities = chosen
+        with devices_for_train("cuda", identities):
+            yield _environment(machine, identities)
+    finally:
+        locks.close()
+
+
+def _is_here(machine: Present) -> bool:
+    slot = machine.slot.partition("/")[0]
+    is_own = (machine.host, slot) == (socket.gethostname(), settings.WORKER_SLOT)
+    return is_own and machine.kind == "cuda"
+
+
+def _taken(locks: DeviceLocks, machine: Present, width: int) -> tuple[Present, list[str]] | None:
+    """The first `width` free devices of a machine, which are locked now; None where fewer are free."""
+    held = devices_held(machine.host, machine.devices)
+    free = [name for name in machine.devices if name not in held and locks.take(name)]
+    chosen = free[:width] if len(free) >= width else []
+    locks.keep(set(chosen))
+    return (machine, chosen) if chosen else None
+
+
+def _environment(machine: Present, identities: list[str]) -> dict[str, str]:
+    if "/" in machine.slot:
+        # Its workers were each shown one GPU; this process sees all of them.
+        names = [name if name.startswith("GPU-") else f"GPU-{name}" for name in identities]
+        return {VISIBLE: ",".join(names)}
+
+    devices = [machine.devices[name] for name in identities]
+    return devices_environment(devices, of=machine.size)
+
+
+def _waits_for(width: int) -> str:
+    """At most 80 characters."""
+    trains = TrainRun.objects.active().filter(host=socket.gethostname()).count()
+    what = "a free GPU" if width == 1 else counted(width, "free GPU")
+    return f"Waits for {what}" + (
+        f" ({counted(trains, 'train')} on this machine)" if trains else ""
+    )
+
+
+def _memory_bytes(folder: Path) -> int:
+    """What the step may use of this machine's memory. Raises NotNow while a train runs here and what is
+    left is less than the step is computed to take."""
+    left = round(MOST_OF_MEMORY * memory_available())
+    trains = TrainRun.objects.active().filter(host=socket.gethostname())
+    computed = json.loads((folder / ONE_STEP_ORDER).read_text()).get("computed_bytes", 0)
+
+    if computed > left and trains.exists():
+        raise NotNow("Waits for the memory that trains here have", seconds=LATER_SECONDS)
+
+    return left
 
 
 def _close(measurement: StepMeasurement, **values: Any) -> str:

@@ -307,6 +307,10 @@ def trial_ended(key: str, reason: str) -> None:
 def _drop_old(by: User) -> None:
     """Delete this person's trials, and everybody's that are a day old."""
     for folder in trials_folder().glob("*-*"):
+        # Trials of a step lie beside them.
+        if not KEY.fullmatch(folder.name):
+            continue
+
         try:
             is_old = time.time() - folder.stat().st_mtime > KEPT_SECONDS
         except FileNotFoundError:
