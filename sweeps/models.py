@@ -62,7 +62,8 @@ class SweepQuerySet(OwnedQuerySet["Sweep"]):
         return self.filter(status__in=Sweep.ACTIVE)
 
     def with_related(self) -> SweepQuerySet:
-        return self._with_trials(Trial.objects.select_related("run__method"))
+        trials = Trial.objects.select_related("run__method")
+        return self._with_trials(trials).select_related("starts_after")
 
     def listed(self) -> SweepQuerySet:
         """With what a list says of each and of its trains, of which there may be very many."""
@@ -73,7 +74,7 @@ class SweepQuerySet(OwnedQuerySet["Sweep"]):
 
     def _with_trials(self, trials: models.QuerySet[Trial]) -> SweepQuerySet:
         return self.select_related(
-            "owner", "method", "base_model", "dataset", "evaluation_dataset", "starts_after"
+            "owner", "method", "base_model", "dataset", "evaluation_dataset"
         ).prefetch_related(models.Prefetch("trials", trials))
 
 

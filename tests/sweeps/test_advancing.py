@@ -31,6 +31,7 @@ from sweeps.services import (
     sweep_stop,
 )
 from sweeps.space import space_of, values_key
+from sweeps.standing import sweep_activity
 from sweeps.study import Past, Plan, values_ask
 from tests.chains.conftest import dataset_make
 from tests.sweeps.conftest import (
@@ -334,14 +335,14 @@ def test_a_combination_that_no_train_can_have_has_failed_and_the_others_go_on(
 def test_combinations_that_no_train_can_have_are_no_failures_in_a_row(make_sweep, monkeypatch):
     """A grid has those of one value one after the other."""
     space = {
-        "lora_rank": {"values": [4, 8, 16, 32, 64, 128]},
-        "learning_rate": {"values": [1e-4, 2e-4]},
+        "learning_rate": {"values": [1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4]},
+        "lora_rank": {"values": [4, 8]},
     }
     sweep = make_sweep(space=space)
     real = sweeps.advancing.train_create
 
     def create(**values):
-        if values["parameters"]["lora_rank"] < 64:
+        if values["parameters"]["learning_rate"] < 5e-4:
             raise UserError({"memory": ["It takes 80 GB."]})
         return real(**values)
 
@@ -378,6 +379,7 @@ def test_what_does_not_fit_waits_while_a_machine_is_away(make_sweep, monkeypatch
     (trial,) = trials(sweep)
     assert (trial.state, trial.run) == (State.OPEN, None)
     assert trial.reason == "It waits for a machine that is away. It takes 80 GB."
+    assert sweep_activity(sweep) == f"1 of 3 trains. {trial.reason}"
 
     monkeypatch.setattr(sweeps.advancing, "train_create", real)
     advance(sweep)
