@@ -19,6 +19,7 @@ from sweeps.services import sweep_start
 from sweeps.space import axes_read, space_of
 from tests.chains.conftest import dataset_make
 from tests.sweeps.conftest import RATES
+from tests.training.test_carrying_on import ADAPTER, model_of
 
 
 @pytest.fixture
@@ -243,3 +244,18 @@ def test_a_percentile_is_kept_where_it_counts(request_of):
     assert sweep.percentile == 25
     sweep, _ = sweep_start(request_of(percentile=30, pruner="percentile"))
     assert sweep.percentile == 30
+
+
+def test_each_value_is_tried_with_the_adapter_that_is_carried_on(request_of, alice, model):
+    tuned = model_of(model, "Tuned", ADAPTER)
+    pairs = dataset_make(alice, "Pairs", "preference")
+    asked = request_of(
+        method="dpo",
+        base_model=tuned,
+        dataset=pairs,
+        continue_adapter=True,
+        space={"adapter": {"values": ["lora", "none"]}},
+    )
+    assert "With " in sweep_check(asked, device="cpu").errors["adapter"][0]
+    fine = replace(asked, space=RATES)
+    assert sweep_check(fine, device="cpu").errors == {}
