@@ -51,6 +51,14 @@ def stage_of(draft: Draft) -> Stage:
     )
 
 
+def without_risk(preview: dict[str, Any]) -> dict[str, Any]:
+    """Its trains start by themselves, so that nobody is there who could start one anyway."""
+    if preview["forecast"] is not None:
+        preview["forecast"]["may_start_anyway"] = False
+
+    return preview
+
+
 class ChainBeginView(View):
     """The form of a new train, kept as the first stage of a draft."""
 
@@ -59,7 +67,7 @@ class ChainBeginView(View):
 
     def post(self, request: HttpRequest, slug: str) -> HttpResponse:
         method = get_object_or_404(TrainingMethod, slug=slug)
-        draft, preview = posted_draft(request, method)
+        draft, preview = posted_draft(request, method, may_risk=False)
         if draft.branch is not None:
             text = "A chain starts from a base model, and not from a checkpoint."
             preview["errors"] |= {"branch_step": [text]}
@@ -213,7 +221,7 @@ class StageView(DraftView):
         it will be is known."""
         choices = draft_choices(draft)
         if self.position == 1 or not draft.continue_adapter:
-            return train_preview(**choices, state=state)
+            return without_risk(train_preview(**choices, state=state))
 
         refused: dict[str, list[str]] = {}
         stages = [*self.stages[: self.position - 1], stage_of(draft)]
@@ -228,12 +236,13 @@ class StageView(DraftView):
         preview = train_preview(**choices | {"continue_adapter": False}, state=state)
         preview["errors"] = refused | preview["errors"]
         preview["ok"] = preview["ok"] and not refused
-        return preview
+        return without_risk(preview)
 
     def place(self, draft: Draft) -> None:
         """A later stage is checked against the base model of the first."""
         draft.priority = Draft.priority
         draft.after = None
+        draft.start_anyway = False
         if self.position > 1:
             draft.missing.pop("base_model", None)
             draft.base_model = None

@@ -13,6 +13,7 @@ from chains.models import Chain, Stage
 from core.ownership import Owned, owned_models
 from sweeps.models import Sweep
 from training.models import TrainRun
+from training.train.reward_resources import scorers_named
 
 # How many users of a dataset or model a sentence names.
 NAMED = 3
@@ -161,6 +162,11 @@ def _uses_by_sweeps(person: User) -> Iterator[Use]:
         sweeps = open_sweeps.filter(**{f"{name}__owner": person})
         for sweep in sweeps.select_related(name, "owner").order_by("pk"):
             yield Use(getattr(sweep, name), sweep)
+
+    for sweep in open_sweeps.select_related("owner").order_by("pk"):
+        scorers = TrainRun.objects.filter(pk__in=scorers_named(sweep.parameters), owner=person)
+        for scorer in scorers.order_by("pk"):
+            yield Use(scorer, sweep)
 
 
 def _needed_by(row: Owned) -> Iterator[Owned]:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from django.db import DatabaseError, transaction
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils import timezone
 
 from core.errors import UserError
 from core.templatetags.display import ordinal
 from core.text import counted
 from jobs.devices.presence import worker_state
+from jobs.models import Machine
 from sweeps.models import Sweep, Trial
 from sweeps.notices import sweep_notify
 from sweeps.progress import (
@@ -46,24 +49,37 @@ RunStatus = TrainRun.Status
 
 # So many failures in a row are no accident of one combination.
 MOST_FAILURES = 3
+# So many combinations in a row that no train can have: the others are no better.
+MOST_REFUSALS = 10
 HOUR_SECONDS = 3600
 # In one round; the rest comes with the next.
 MOST_STEPS = 500
-# What a start refuses for its values, though it is no setting: such a combination has failed.
-OF_VALUES = ("memory",)
+# What a start refuses for its values and for the devices that are there, though it is no setting.
+OF_DEVICES = "memory"
+# A machine that restarts is waited for; one that is away for longer does not hold up a sweep.
+AWAY_AT_MOST = timedelta(hours=1)
 
 
 def sweeps_advance() -> None:
     """Let every sweep go on as far as it can. What goes wrong with one does not hold up others."""
     unfinished = Q(status__in=Sweep.ACTIVE) | Q(trials__state=State.OPEN)
-    ids = Sweep.objects.filter(unfinished).order_by("pk").values_list("pk", flat=True).distinct()
-    for pk in ids:
+    found = Sweep.objects.filter(unfinished | _came_later())
+    for pk in found.order_by("pk").values_list("pk", flat=True).distinct():
         try:
             sweep_advance(pk)
         except DatabaseError:
             raise
         except Exception:
             logger.exception("sweep %s could not go on", pk)
+
+
+def _came_later() -> Q:
+    """Sweeps whose result is not taken yet of a train that a person resumed after its trial had
+    ended."""
+    trial_ended = Q(trials__state__in=(State.PRUNED, State.STOPPED)) | Q(
+        trials__state=State.FAILED, trials__run__finished_at__gt=F("trials__ended_at")
+    )
+    return trial_ended & Q(trials__run__status=RunStatus.FINISHED, trials__run__owner=F("owner"))
 
 
 def sweep_advance(pk: int) -> None:
@@ -127,10 +143,18 @@ def _took(sweep: Sweep, trial: Trial) -> bool:
         return False
     if run.status == RunStatus.FINISHED:
         # It had finished before its stop, or a person has resumed it.
-        return trial.state != State.FAILED and _result_take(sweep, trial, run)
+        return _is_new_end(trial, run) and _result_take(sweep, trial, run)
 
     is_resumed = run.status in (RunStatus.QUEUED, RunStatus.RUNNING)
     return is_resumed and sweep.is_active and _open_again(trial)
+
+
+def _is_new_end(trial: Trial, run: TrainRun) -> bool:
+    """Whether a train that has finished did so after its trial had failed: it was resumed."""
+    if trial.state != State.FAILED or trial.ended_at is None or run.finished_at is None:
+        return trial.state != State.FAILED
+
+    return run.finished_at > trial.ended_at
 
 
 def _open_again(trial: Trial) -> bool:
@@ -214,10 +238,11 @@ def _is_pruned(sweep: Sweep, trials: Sequence[Trial], index: int, run: TrainRun)
 
     plan = sweep_plan(sweep)
     scale = scale_of(sweep, trials)
+    past = past_of(sweep, trials)
     for step in new:
-        # Anew each time: what the pruner left on this trial counts for the next question.
-        past = past_of(sweep, trials)
         decision = prune_ask(plan, past, index, scale.place(step, run.total_steps))
+        # What the pruner left on this trial counts for the next question.
+        past[index] = replace(past[index], marks=decision.marks)
         _write(trial, judged_step=step, marks=decision.marks)
         if decision.is_pruned:
             until_now = [value for at, value in points if at <= step]
@@ -270,7 +295,9 @@ def _prune(sweep: Sweep, trial: Trial, run: TrainRun, reason: str) -> None:
 
 
 def _failures_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
-    """Why a sweep stops whose last trains have all failed, or nothing."""
+    """Why a sweep stops whose last trains have all failed, or nothing. A combination that was
+    refused, so that there was no train, is no failure of one: the next ones often share the value
+    for which it was."""
     counting = (State.COMPLETE, State.PRUNED, State.FAILED)
     since = sweep.failures_from or sweep.created_at
     ended = [
@@ -278,7 +305,13 @@ def _failures_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
         for trial in trials
         if trial.state in counting and trial.ended_at is not None and trial.ended_at > since
     ]
-    last = [trial for _, _, trial in sorted(ended)[-MOST_FAILURES:]]
+    in_order = [trial for _, _, trial in sorted(ended)]
+    refused = in_order[-MOST_REFUSALS:]
+    if len(refused) == MOST_REFUSALS and all(trial.is_refused for trial in refused):
+        reason = refused[-1].reason
+        return f"{MOST_REFUSALS} combinations in a row cannot be trained. The last one: {reason}"
+
+    last = [trial for trial in in_order if not trial.is_refused][-MOST_FAILURES:]
     if len(last) < MOST_FAILURES or any(trial.state != State.FAILED for trial in last):
         return ""
 
@@ -298,6 +331,16 @@ def _stop(sweep: Sweep, trials: Sequence[Trial], reason: str) -> bool:
     return True
 
 
+def _finish(sweep: Sweep, trials: Sequence[Trial], reason: str) -> bool:
+    """No further train is to come, and none is under way. Without a result it has not succeeded."""
+    if any(trial.state == State.COMPLETE for trial in trials):
+        return _succeed(sweep, reason)
+
+    failed = [trial for trial in trials if trial.state == State.FAILED]
+    last = f" The last one that failed: {failed[-1].reason}" if failed else ""
+    return _stop(sweep, trials, f"{reason} None has succeeded.{last}")
+
+
 def _succeed(sweep: Sweep, reason: str) -> bool:
     if sweep.transition(Status.SUCCEEDED, reason=reason):
         logger.info("sweep %s has ended: %s", sweep.pk, reason)
@@ -314,14 +357,14 @@ def _go_on(sweep: Sweep, trials: Sequence[Trial]) -> bool:
     running = [trial for trial in trials if trial.state == State.OPEN]
     if _hours_are_spent(sweep, trials):
         reason = f"Its budget of {hours_text(sweep.budget_hours or 0)} is used up."
-        return _withdraw(running) or (not running and _succeed(sweep, reason))
+        return _withdraw(running) or (not running and _finish(sweep, trials, reason))
 
     chosen = [trial for trial in running if trial.began_at is None]
     if chosen:
         return _begin(sweep, trials, chosen[0])
     if len(trials) >= sweep.budget_trains:
         reason = f"It has made its {counted(sweep.budget_trains, 'train')}."
-        return not running and _succeed(sweep, reason)
+        return not running and _finish(sweep, trials, reason)
 
     if len(running) >= _ahead(sweep):
         return False
@@ -329,9 +372,12 @@ def _go_on(sweep: Sweep, trials: Sequence[Trial]) -> bool:
         # What a train may ask for depends on its device, and nobody is there to ask.
         return False
 
-    values = values_ask(sweep_plan(sweep), past_of(sweep, trials))
+    plan = sweep_plan(sweep)
+    values = values_ask(plan, past_of(sweep, trials))
     if values is None:
-        return not running and _succeed(sweep, "Every combination was tried.")
+        is_all = plan.space.product is not None
+        reason = "Every combination was tried." if is_all else "No other combination was found."
+        return not running and _finish(sweep, trials, reason)
 
     Trial.objects.create(sweep=sweep, number=len(trials) + 1, values=values)
     return True
@@ -379,7 +425,9 @@ def _begin(sweep: Sweep, trials: Sequence[Trial], trial: Trial) -> bool:
     try:
         run, _ = train_create(**_train_values(sweep, trial))
     except UserError as refusal:
-        if refusal.fields and set(refusal.fields) <= {*sweep_fields(sweep), *OF_VALUES}:
+        if OF_DEVICES in refusal.fields and _machines_are_away():
+            return _wait(trial, f"It waits for a machine that is away. {refusal.message}")
+        if refusal.fields and set(refusal.fields) <= {*sweep_fields(sweep), OF_DEVICES}:
             return _end(trial, State.FAILED, refusal.message) and _write(
                 trial, began_at=timezone.now()
             )
@@ -387,7 +435,26 @@ def _begin(sweep: Sweep, trials: Sequence[Trial], trial: Trial) -> bool:
         reason = f"Train {trial.number} cannot start: {refusal.message}"
         return _stop(sweep, trials, reason)
 
-    return _write(trial, run=run, began_at=timezone.now())
+    return _write(trial, run=run, began_at=timezone.now(), reason="")
+
+
+def _machines_are_away() -> bool:
+    """Whether a machine that was there a while ago has no worker now: what does not fit the others
+    may fit that one."""
+    # Where each worker was shown one device alone, a slot is known by its devices, too.
+    here = {(machine.host, machine.slot.split("/")[0]) for machine in worker_state().machines}
+    known = Machine.objects.filter(seen_at__gt=timezone.now() - AWAY_AT_MOST)
+    return any(
+        (host, slot.split("/")[0]) not in here for host, slot in known.values_list("host", "slot")
+    )
+
+
+def _wait(trial: Trial, reason: str) -> bool:
+    """The combination is kept for the next round."""
+    if trial.reason != reason:
+        _write(trial, reason=reason)
+
+    return False
 
 
 def _train_values(sweep: Sweep, trial: Trial) -> dict[str, Any]:
@@ -404,7 +471,7 @@ def _train_values(sweep: Sweep, trial: Trial) -> dict[str, Any]:
         (sweep.dataset, "dataset"),
         (sweep.evaluation_dataset, "evaluation dataset"),
     ):
-        if row is None and word == "evaluation dataset":
+        if row is None and word == "evaluation dataset" and not sweep.has_evaluation_dataset:
             continue
         if row is None:
             raise UserError(f"Its {word} was deleted.")
@@ -430,4 +497,6 @@ def _train_values(sweep: Sweep, trial: Trial) -> dict[str, Any]:
         "priority": priority,
         "starts_after": sweep.starts_after,
         "continue_adapter": sweep.continue_adapter,
+        # For whom it is handed over to, perhaps not.
+        "start_anyway": sweep.start_anyway and may_manage_queue(owner),
     }

@@ -110,7 +110,7 @@ class SweepListView(generics.ListCreateAPIView[Sweep]):
     filterset_class = SweepFilter
 
     def get_queryset(self) -> SweepQuerySet:
-        return Sweep.objects.visible_to(self.request.user).with_related()
+        return Sweep.objects.visible_to(self.request.user).listed()
 
     @extend_schema(
         request=SweepCreateSerializer,

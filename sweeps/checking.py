@@ -20,10 +20,11 @@ from models_app.models import BaseModel
 from sweeps.models import Sweep
 from sweeps.space import Axis, Space, Values, space_of
 from training.models import TrainRun
-from training.train.carrying_on import GIVEN_PARAMETERS
+from training.train.carrying_on import GIVEN_PARAMETERS, carried_parameters
+from training.train.forecast import DECIDING, forecast_make, reward_model_bytes
 from training.train.metrics import is_evaluation, method_metrics
 from training.train.plan import plan_check, train_plan
-from training.train.services import TrainCheck, train_check
+from training.train.services import TrainCheck, memory_check, train_check
 from training.train.verdict import settings_of_measure
 
 Errors = dict[str, list[str]]
@@ -32,6 +33,8 @@ Errors = dict[str, list[str]]
 FEWEST_EVALUATIONS = 4
 # Values that are tried one by one beside the first of all others.
 MOST_CHECKED = 60
+# Of these, so many whether they fit.
+MOST_FORECASTS = 8
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Request:
     continue_adapter: bool = False
     priority: int = TrainRun.Priority.NORMAL
     starts_after: TrainRun | None = None
+    start_anyway: bool = False
     name: str = ""
     metric: str = ""
     search: str = ""
@@ -111,6 +115,12 @@ def search_or_usual(request: Request, space: Space) -> str:
         return request.search
 
     return Sweep.Search.TPE if space.product is None else Sweep.Search.GRID
+
+
+def percentile_of(request: Request) -> int:
+    """What is kept: it counts, and is looked at, with the pruner of that name alone."""
+    is_used = request.pruner == Sweep.Pruner.PERCENTILE
+    return request.percentile if is_used else Request.percentile
 
 
 def sweep_check(request: Request, *, device: str) -> SweepCheck:
@@ -203,15 +213,20 @@ def _check_trains(check: SweepCheck, request: Request, space: Space, device: str
         starts_after=request.starts_after,
         labels=request.labels,
         continue_adapter=request.continue_adapter,
+        start_anyway=request.start_anyway,
         device=device,
     )
     check.refuse_all(check.first.errors)
     if check.errors:
         return
 
+    forecasts = 0
     for axis, value, values in _others(space, first):
+        # Each asks the database for what earlier trains took.
+        looks_at_memory = axis.name in DECIDING and forecasts < MOST_FORECASTS
+        forecasts += looks_at_memory
         try:
-            _check_one(request, values, device)
+            _check_one(request, values, device, looks_at_memory=looks_at_memory)
         except UserError as refusal:
             about = f"With {axis.field.title.lower()} {axis.field.shown(value)}: "
             for name, texts in refusal.fields.items():
@@ -232,13 +247,14 @@ def _others(space: Space, first: Values) -> Iterator[tuple[Axis, Any, Values]]:
             yield axis, value, space.kept(first | {axis.name: value})
 
 
-def _check_one(request: Request, values: Values, device: str) -> None:
+def _check_one(request: Request, values: Values, device: str, *, looks_at_memory: bool) -> None:
     """Raises UserError for a combination that no train can have."""
-    if request.continue_adapter:
-        # What the adapter gives is checked with the first one.
-        return
-
     parameters = request.parameters | values
+    if request.continue_adapter and request.base_model is not None:
+        parameters = carried_parameters(
+            request.method, request.base_model, parameters, request.owner
+        )
+
     resolved = parameters_validate(request.method, parameters, device=device)
     if request.base_model is None or request.dataset is None:
         return
@@ -251,6 +267,19 @@ def _check_one(request: Request, values: Values, device: str) -> None:
         parameters=resolved,
     )
     plan_check(plan)
+    if not looks_at_memory:
+        return
+
+    forecast = forecast_make(
+        method=request.method,
+        base_model=request.base_model,
+        dataset=request.dataset,
+        parameters=resolved,
+        steps=plan.steps,
+        # What is not there is refused with the first combination.
+        reward_bytes=reward_model_bytes(resolved, request.owner) or 0,
+    )
+    memory_check(forecast, request.owner, request.start_anyway)
 
 
 def _check_metric(check: SweepCheck, request: Request, space: Space) -> None:

@@ -27,6 +27,7 @@ from sweeps.services import sweep_start
 from sweeps.space import NUMBERS, Axis, Space, axes_read, sweep_obstacle
 from training.form.controls import text_read
 from training.form.draft import Draft, draft_new, draft_read, ingredients_take
+from training.form.forecast_bar import with_forecast_html
 from training.form.page import form_context, with_missing
 from training.form.preview import train_preview
 from training.form.views import TrainFormView, draft_choices
@@ -214,6 +215,7 @@ def request_of(draft: Draft, sweep: SweepDraft, space: dict[str, Any]) -> Reques
         continue_adapter=draft.continue_adapter,
         priority=draft.priority,
         starts_after=draft.after,
+        start_anyway=draft.start_anyway,
         name=draft.name,
         metric=sweep.metric,
         search=sweep.search,
@@ -235,7 +237,8 @@ def sweep_preview(
         first = {axis.name: axis.edges()[0] for axis in check.space.axes}
         choices["parameters"] = request.parameters | check.space.kept(first)
 
-    preview = train_preview(**choices, state=state)
+    # Its first train has been checked with it.
+    preview = train_preview(**choices, state=state, check=check.first)
     errors = dict(check.errors)
     if draft.branch is not None:
         errors["branch_step"] = ["A sweep starts from a base model, and not from a checkpoint."]
@@ -380,12 +383,15 @@ class SweepPlanView(View):
         draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
         sweep = sweep_read(draft.fields, request.POST)
         space = space_read(sweep, draft.fields, draft.parameters, request.POST)
-        if not space:
-            preview = train_preview(**draft_choices(draft), state=state)
-            return JsonResponse(with_missing(preview, draft))
+        if space:
+            preview, _ = sweep_preview(draft, request_of(draft, sweep, space), state)
+        else:
+            preview = with_missing(train_preview(**draft_choices(draft), state=state), draft)
 
-        preview, _ = sweep_preview(draft, request_of(draft, sweep, space), state)
-        return JsonResponse(preview)
+        try_url = reverse("training:try_step", args=[slug])
+        return JsonResponse(
+            with_forecast_html(preview, try_url=try_url, start_anyway=draft.start_anyway)
+        )
 
 
 # A sweep that is copied

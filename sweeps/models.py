@@ -40,14 +40,41 @@ def protect_while_it_runs(collector: Any, field: Any, sweeps: Any, using: str) -
     models.SET_NULL(collector, field, sweeps, using)
 
 
+# Of a train, what no list of sweeps says.
+UNREAD = (
+    "notes",
+    "parameters",
+    "defaults",
+    "system_prompt",
+    "forecast",
+    "last_metrics",
+    "last_evaluation",
+    "curve",
+    "facts",
+    "outcome",
+    "warnings",
+    "record_gaps",
+)
+
+
 class SweepQuerySet(OwnedQuerySet["Sweep"]):
     def active(self) -> SweepQuerySet:
         return self.filter(status__in=Sweep.ACTIVE)
 
     def with_related(self) -> SweepQuerySet:
         trials = Trial.objects.select_related("run__method")
+        return self._with_trials(trials).select_related("starts_after")
+
+    def listed(self) -> SweepQuerySet:
+        """With what a list says of each and of its trains, of which there may be very many."""
+        unread = [f"run__{name}" for name in UNREAD]
+        return self._with_trials(
+            Trial.objects.select_related("run").defer("reports", "marks", *unread)
+        )
+
+    def _with_trials(self, trials: models.QuerySet[Trial]) -> SweepQuerySet:
         return self.select_related(
-            "owner", "method", "base_model", "dataset", "evaluation_dataset", "starts_after"
+            "owner", "method", "base_model", "dataset", "evaluation_dataset"
         ).prefetch_related(models.Prefetch("trials", trials))
 
 
@@ -97,6 +124,9 @@ class Sweep(Owned):
     evaluation_dataset = models.ForeignKey(
         Dataset, protect_while_it_runs, null=True, blank=True, related_name="+"
     )
+    has_evaluation_dataset = models.BooleanField(
+        default=False, help_text="Whether it was given one, which may have been deleted since."
+    )
     parameters = models.JSONField(default=dict, help_text="As they were given, without the axes.")
     system_prompt = models.TextField(blank=True)
     notes = models.TextField(blank=True)
@@ -104,6 +134,9 @@ class Sweep(Owned):
     continue_adapter = models.BooleanField(default=False)
     priority = models.SmallIntegerField(
         choices=TrainRun.Priority.choices, default=TrainRun.Priority.NORMAL
+    )
+    start_anyway = models.BooleanField(
+        default=False, help_text="Though trains cannot fit, which is for operators."
     )
     starts_after = models.ForeignKey(
         TrainRun,
@@ -227,3 +260,8 @@ class Trial(models.Model):
 
     def __str__(self) -> str:
         return f"trial {self.number} of {self.sweep}"
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether no train could have its values, so that there never was one."""
+        return self.state == self.State.FAILED and not self.total_steps and self.run_id is None

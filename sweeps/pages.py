@@ -53,7 +53,7 @@ def sweep_or_404(request: HttpRequest, pk: int) -> Sweep:
 class SweepListView(View):
     def get(self, request: HttpRequest) -> HttpResponse:
         visible = Sweep.objects.visible_to(request.user)
-        matching = SweepFilter(request.GET, queryset=visible.with_related()).qs
+        matching = SweepFilter(request.GET, queryset=visible.listed()).qs
         page = Paginator(matching, PAGE_ROWS).get_page(request.GET.get("page"))
         context = {
             "page": page,

@@ -70,6 +70,11 @@ class SweepCreateSerializer(OrderSerializer):
     priority = PriorityField(
         required=False, default=TrainRun.Priority.NORMAL, help_text="high is for operators to give."
     )
+    start_anyway = serializers.BooleanField(
+        required=False,
+        default=False,
+        help_text="Though its trains cannot fit, which is for operators.",
+    )
     after = serializers.IntegerField(
         required=False,
         allow_null=True,
@@ -183,6 +188,7 @@ class SweepSerializer(serializers.ModelSerializer[Sweep]):
             "labels",
             "continue_adapter",
             "priority",
+            "start_anyway",
             "after",
             "space",
             "metric",

@@ -16,14 +16,22 @@ from core.ownership import deletion_check, owner_check
 from core.text import clean_label, clean_text
 from jobs.devices.presence import worker_state
 from jobs.services import jobs_follow
-from sweeps.checking import Request, metric_or_usual, search_or_usual, sweep_check
+from sweeps.checking import (
+    Request,
+    metric_or_usual,
+    percentile_of,
+    search_or_usual,
+    sweep_check,
+)
 from sweeps.models import Sweep, Trial
 from training.models import TrainRun
 from training.train.resuming import train_resume
 from training.train.services import train_stop
+from training.work.queue import may_manage_queue
 
 Status = Sweep.Status
 State = Trial.State
+RunStatus = TrainRun.Status
 LONGEST_NAME = 100
 
 
@@ -52,18 +60,20 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
         base_model=request.base_model,
         dataset=request.dataset,
         evaluation_dataset=request.evaluation_dataset,
+        has_evaluation_dataset=request.evaluation_dataset is not None,
         parameters={name: value for name, value in given if name not in swept},
         system_prompt=clean_text(request.system_prompt),
         notes=clean_text(request.notes),
         labels=check.first.labels,
         continue_adapter=request.continue_adapter,
         priority=request.priority,
+        start_anyway=request.start_anyway and may_manage_queue(request.owner),
         starts_after=request.starts_after,
         space={axis.name: axis.as_dict() for axis in space.axes},
         metric=metric_or_usual(request),
         search=search_or_usual(request, space),
         pruner=request.pruner,
-        percentile=request.percentile,
+        percentile=percentile_of(request),
         budget_trains=check.trains,
         budget_hours=request.budget_hours,
         seed=request.seed or random.getrandbits(31),
@@ -129,11 +139,13 @@ def sweep_stop(*, sweep: Sweep, by: User) -> Sweep:
 
 
 def trials_halt(sweep: Sweep, trials: Iterable[Trial]) -> None:
-    """Stop the trains of these trials, which go on when the sweep does. Call it under the sweep's
-    lock."""
+    """Stop the trains of these trials, which go on when the sweep does; one that a person is
+    stopping already does not. Call it under the sweep's lock."""
     for trial in trials:
         run = trial.run
-        if run is None or run.ended or run.owner_id != sweep.owner_id:
+        if run is None or run.owner_id != sweep.owner_id:
+            continue
+        if run.ended or run.status == RunStatus.STOPPING:
             continue
 
         Trial.objects.filter(pk=trial.pk).update(is_halted=True)
@@ -148,7 +160,7 @@ def owner_of(run: TrainRun) -> User:
 
 def sweep_continue(*, sweep: Sweep, by: User) -> Sweep:
     """Let a paused or stopped sweep go on: trains that were stopped with it resume where they were,
-    or wait again. Raises UserError for any other."""
+    or wait again. Raises UserError for any other, and where such a train cannot resume."""
     owner_check(sweep, by)
     with transaction.atomic():
         sweep = Sweep.objects.select_for_update(of=("self",)).get(pk=sweep.pk)
@@ -158,41 +170,55 @@ def sweep_continue(*, sweep: Sweep, by: User) -> Sweep:
             raise UserError("This sweep has tried all that it was to try.", code="wrong_state")
 
         halted = list(sweep.trials.filter(is_halted=True).select_related("run__method"))
-        still = [trial for trial in halted if trial.run is not None and not trial.run.ended]
-        if still:
+        if any(_is_stopping(sweep, trial) for trial in halted):
             raise UserError("Its trains are still stopping. Try again in a moment.")
 
         sweep.transition(Status.RUNNING, reason="", failures_from=timezone.now())
         for trial in halted:
-            _go_on(trial)
+            _go_on(sweep, trial)
 
     return sweep
 
 
-def _go_on(trial: Trial) -> None:
-    """A trial that was stopped with its sweep is open again: its train resumes, or another is made
-    of the same values."""
-    values: dict[str, Any] = {"is_halted": False}
+def _is_stopping(sweep: Sweep, trial: Trial) -> bool:
     run = trial.run
-    if run is None or run.status != TrainRun.Status.FINISHED:
-        values |= {"state": State.OPEN, "ended_at": None, "reason": ""}
-        if run is None or not _resumed(run):
-            values |= {"run": None, "began_at": None, "judged_step": 0, "marks": {}}
+    is_own = run is not None and run.owner_id == sweep.owner_id
+    return is_own and run is not None and run.status == RunStatus.STOPPING
+
+
+def _go_on(sweep: Sweep, trial: Trial) -> None:
+    """A trial that was stopped with its sweep is open again: its train resumes, or another is made
+    of the same values. Raises UserError where it cannot resume."""
+    values: dict[str, Any] = {"is_halted": False}
+    opened = {"state": State.OPEN, "ended_at": None, "reason": ""}
+    run = trial.run
+
+    if run is not None and (run.owner_id != sweep.owner_id or run.status == RunStatus.FINISHED):
+        # It is somebody else's by now, or had come to its end before it was stopped.
+        pass
+    elif run is not None and not run.ended:
+        # A person has resumed it meanwhile.
+        values |= opened | {"is_resumed": True}
+    elif run is None or run.method.is_custom:
+        values |= opened | {"run": None, "began_at": None, "judged_step": 0, "marks": {}}
+    else:
+        values |= opened
+        _resume(run)
 
     Trial.objects.filter(pk=trial.pk).update(**values)
 
 
-def _resumed(run: TrainRun) -> bool:
-    """Whether the train waits again: from its newest whole checkpoint, or from the beginning."""
-    for step in (None, 0):
-        try:
-            train_resume(run=run, by=owner_of(run), step=step)
-        except UserError:
-            continue
-        else:
-            return True
+def _resume(run: TrainRun) -> None:
+    """Have the train wait again: from its newest whole checkpoint, or from the beginning where
+    there is none. Raises UserError."""
+    try:
+        train_resume(run=run, by=owner_of(run))
+    except UserError as refusal:
+        if "step" not in refusal.fields:
+            text = f"Train #{run.pk} cannot go on: {refusal.message}"
+            raise UserError(text, code=refusal.code, status=refusal.status) from refusal
 
-    return False
+        train_resume(run=run, by=owner_of(run), step=0)
 
 
 def sweep_delete(*, sweep: Sweep, by: User) -> None:

@@ -189,7 +189,7 @@ def _value_read(field: Field, value: Any) -> Any:
         return int(float(value)) if field.kind == "int" else float(value)
     if field.kind == "bool" and not isinstance(value, bool):
         raise UserError(wrong)
-    if field.kind == "choice" and value not in dict(field.choices):
+    if field.kind == "choice" and not _is_choice(field, value):
         raise UserError(wrong)
     if field.kind == "text" and not isinstance(value, str):
         raise UserError(wrong)
@@ -197,6 +197,11 @@ def _value_read(field: Field, value: Any) -> Any:
         return _modules_read(field, value, wrong)
 
     return value.strip() if isinstance(value, str) else value
+
+
+def _is_choice(field: Field, value: Any) -> bool:
+    # A list cannot be looked up.
+    return isinstance(value, str | int | float) and value in dict(field.choices)
 
 
 def _modules_read(field: Field, value: Any, wrong: str) -> Any:

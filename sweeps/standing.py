@@ -167,6 +167,9 @@ def sweep_activity(sweep: Sweep) -> str:
     if now:
         return f"{made}: {now}."
 
+    if held_up := next((trial.reason for trial in running if trial.reason), ""):
+        return f"{made}. {held_up}"
+
     worker = worker_state()
     if trials and worker.device is None:
         return f"{made}. The next one waits for a worker. {worker.message}"

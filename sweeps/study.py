@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     import optuna
 
 OPEN, COMPLETE, PRUNED = "open", "complete", "pruned"
-# Another question where the answer was tried before.
-TRIES = 30
+# How often a search that learns is asked where its answers were tried before: it may go on and on
+# with what it likes best. Then it is left to chance.
+TRIES = 8
+TRIES_AT_RANDOM = 30
 # Digits that are worth a choice: 0.00018273645 tells nothing more than 0.0001827.
 DIGITS = 4
 # With fewer complete trains a share for each setting would be chance.
@@ -76,13 +78,26 @@ def values_ask(plan: Plan, past: Sequence[Past]) -> Values | None:
     if plan.search == "grid" or (product is not None and product <= len(past)):
         return _untried(plan, tried)
 
-    for attempt in range(TRIES):
-        values = _asked(plan, past, seed=_seed(plan.seed, len(past), attempt))
+    for values in _proposals(plan, past):
         if values_key(values) not in tried:
             return values
 
     # Few are left: any of them, where all can be listed.
     return _untried(plan, tried) if product is not None and product <= MOST_ENUMERATED else None
+
+
+def _proposals(plan: Plan, past: Sequence[Past]) -> Iterator[Values]:
+    """What the search proposes, and then chance: the later ones with all their digits, of which a
+    narrow range needs more."""
+    if plan.search != "random":
+        for attempt in range(TRIES):
+            yield _asked(plan, past, _sampler(plan, _seed(plan.seed, len(past), attempt)))
+
+    by_chance = replace(plan, search="random")
+    for attempt in range(TRIES_AT_RANDOM):
+        sampler = _sampler(by_chance, _seed(plan.seed, len(past), attempt))
+        # It takes no notice of the past.
+        yield _asked(plan, (), sampler, is_rounded=attempt < TRIES_AT_RANDOM // 2)
 
 
 def _untried(plan: Plan, tried: set[str]) -> Values | None:
@@ -98,8 +113,7 @@ def _seed(*numbers: int) -> int:
     return random.Random("-".join(map(str, numbers))).getrandbits(31)  # noqa: S311 - no secret
 
 
-def _asked(plan: Plan, past: Sequence[Past], *, seed: int) -> Values:
-    """What the sampler proposes: a setting that has no effect is not asked for."""
+def _sampler(plan: Plan, seed: int) -> optuna.samplers.BaseSampler:
     samplers = _optuna().samplers
     sampler: optuna.samplers.BaseSampler
     if plan.search == "random":
@@ -109,16 +123,27 @@ def _asked(plan: Plan, past: Sequence[Past], *, seed: int) -> Values:
         startup = max(4, min(10, plan.trains // 3))
         sampler = samplers.TPESampler(seed=seed, n_startup_trials=startup)
 
+    return sampler
+
+
+def _asked(
+    plan: Plan,
+    past: Sequence[Past],
+    sampler: optuna.samplers.BaseSampler,
+    *,
+    is_rounded: bool = True,
+) -> Values:
+    """What the sampler proposes: a setting that has no effect is not asked for."""
     trial = _study(plan, past, sampler).ask()
     values: Values = {}
     for axis in plan.space.axes:
         if plan.space.is_active(axis, values):
-            values[axis.name] = _suggested(trial, axis)
+            values[axis.name] = _suggested(trial, axis, is_rounded=is_rounded)
 
     return values
 
 
-def _suggested(trial: optuna.Trial, axis: Axis) -> Any:
+def _suggested(trial: optuna.Trial, axis: Axis, *, is_rounded: bool) -> Any:
     if not axis.is_range:
         choices = [_choice(value) for value in axis.values]
         return json.loads(trial.suggest_categorical(axis.name, choices))
@@ -126,7 +151,10 @@ def _suggested(trial: optuna.Trial, axis: Axis) -> Any:
         return trial.suggest_int(axis.name, int(axis.low), int(axis.high), log=axis.log)
 
     value = trial.suggest_float(axis.name, axis.low, axis.high, log=axis.log)
-    return min(max(float(f"{value:.{DIGITS}g}"), axis.low), axis.high)
+    if is_rounded:
+        value = float(f"{value:.{DIGITS}g}")
+
+    return min(max(value, axis.low), axis.high)
 
 
 def _choice(value: Any) -> str:

@@ -57,7 +57,7 @@ def test_a_reward_model_of_a_stage_to_come_stays(caller, make_chain, scorer, ali
         train_delete(run=scorer, by=alice)
 
     dialog = page(caller, f"/trains/{scorer.pk}/").select_one("#delete-dialog")
-    assert "End it first." in dialog.get_text(" ")
+    assert "Cancel the chain first." in dialog.get_text(" ")
     assert dialog.select_one("form") is None
     assert TrainRun.objects.filter(pk=scorer.pk).exists()
 
@@ -109,7 +109,7 @@ def test_a_model_of_a_chain_that_runs_is_not_to_be_archived(caller, make_chain, 
         needed.owner = chain.owner
         needed.save()
         dialog = page(caller, f"/models/{needed.pk}/").select_one("#delete-dialog")
-        assert "Cancel the chain first." in dialog.get_text(" ")
+        assert "End it first." in dialog.get_text(" ")
         assert dialog.select_one("form") is None
 
     Chain.objects.filter(pk=chain.pk).update(status=Chain.Status.CANCELLED)

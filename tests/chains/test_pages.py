@@ -4,12 +4,15 @@ import json
 
 import pytest
 from bs4 import BeautifulSoup
+from django.contrib.auth.models import Group
 
+import training.train.services
 from chains.models import Chain
 from chains.services import chain_cancel
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from tests.chains.conftest import advance, measure, merged, run_of, stages, train_end
+from tests.sweeps.test_pages import too_large
 from tests.training.test_form import filled
 from training.models import TrainRun
 
@@ -316,3 +319,17 @@ def test_the_page_of_a_model_says_that_a_chain_needs_it(caller, make_chain):
     advance(chain)
     model = stages(chain)[0].model
     assert "A chain or sweep that runs stands on" in text(caller, f"/models/{model.pk}/")
+
+
+def test_a_chain_offers_no_start_of_what_does_not_fit(caller, alice, draft, monkeypatch):
+    """Its trains start by themselves."""
+    path = f"/chains/{draft().pk}/stages/2/form/lora/plan/"
+    alice.groups.add(Group.objects.get(name="Operators"))
+    monkeypatch.setattr(training.train.services, "forecast_make", too_large)
+    for sent in (filled(), filled(start_anyway="on")):
+        plan = caller.post(path, sent).json()
+        assert "Will not fit" in plan["forecast_html"]
+        assert "start_anyway" not in plan["forecast_html"]
+        assert "memory" in plan["errors"]
+
+    assert caller.post("/chains/new/lora/", filled(start_anyway="on")).status_code == 400

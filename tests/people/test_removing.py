@@ -519,6 +519,17 @@ def test_what_a_sweep_of_somebody_else_needs_is_kept(world, bob, olga, field, st
     assert User.objects.get(pk=world.owner.pk).is_active
 
 
+def test_a_reward_model_that_a_sweep_of_somebody_else_names_is_kept(world, bob, olga):
+    scorer = TrainRun.objects.filter(owner=world.owner).first()
+    choice = {"function": "reward_model", "weight": 1.0, "parameters": {"model": scorer.pk}}
+    made = {"space": {}, "metric": "reward", "search": "grid", "budget_trains": 2}
+    Sweep.objects.create(
+        owner=bob, name="Bobs", status="running", parameters={"rewards": [choice]}, **made
+    )
+    with pytest.raises(UserError, match="is used by Bobs of bob"):
+        person_remove(person=world.owner, by=olga, delete_data=True)
+
+
 def test_a_sweep_starts_nothing_more_for_somebody_who_goes(world, olga):
     Sweep.objects.update(status=Sweep.Status.RUNNING)
     TrainRun.objects.update(status=Status.RUNNING)

@@ -4,16 +4,22 @@ somebody stops it or its process can be killed."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import transaction
+from django.utils import timezone
 
 import sweeps.advancing
+import sweeps.services
 from core.errors import UserError
 from core.ownership import owner_set
 from datasets_app.services import dataset_delete
-from jobs.models import IllegalTransition
+from jobs.models import IllegalTransition, Machine
+from methods.models import TrainingMethod
+from methods.schema import method_fields
 from sweeps.advancing import sweep_advance, sweeps_advance
 from sweeps.models import Sweep, Trial
 from sweeps.ranking import best_trial
@@ -24,7 +30,10 @@ from sweeps.services import (
     sweep_start,
     sweep_stop,
 )
-from sweeps.space import values_key
+from sweeps.space import space_of, values_key
+from sweeps.standing import sweep_activity
+from sweeps.study import Past, Plan, values_ask
+from tests.chains.conftest import dataset_make
 from tests.sweeps.conftest import (
     RATES,
     advance,
@@ -54,6 +63,14 @@ SPACES: dict[str, dict[str, Any]] = {
         "scheduler": {"values": ["cosine", "linear"]},
     },
 }
+
+
+@pytest.fixture
+def lora_fields(model) -> dict[str, Any]:
+    """As of a method that trains adapters or all weights."""
+    fields = method_fields(TrainingMethod.objects.get(slug="lora"))
+    adapter = replace(fields["adapter"], fixed=False, hidden=False, default="lora")
+    return fields | {"adapter": adapter}
 
 
 def score(values: dict[str, Any], step: int) -> float:
@@ -315,6 +332,80 @@ def test_a_combination_that_no_train_can_have_has_failed_and_the_others_go_on(
     assert sweep.status == Status.SUCCEEDED
 
 
+def test_combinations_that_no_train_can_have_are_no_failures_in_a_row(make_sweep, monkeypatch):
+    """A grid has those of one value one after the other."""
+    space = {
+        "learning_rate": {"values": [1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4]},
+        "lora_rank": {"values": [4, 8]},
+    }
+    sweep = make_sweep(space=space)
+    real = sweeps.advancing.train_create
+
+    def create(**values):
+        if values["parameters"]["learning_rate"] < 5e-4:
+            raise UserError({"memory": ["It takes 80 GB."]})
+        return real(**values)
+
+    monkeypatch.setattr(sweeps.advancing, "train_create", create)
+    all_trained(sweep, score)
+    states = [trial.state for trial in trials(sweep)]
+    assert states == [State.FAILED] * 8 + [State.COMPLETE] * 4
+    assert sweep.status == Status.SUCCEEDED
+
+    # But not for ever.
+    def refuse(**values):
+        raise UserError({"memory": ["It takes 80 GB."]})
+
+    monkeypatch.setattr(sweeps.advancing, "train_create", refuse)
+    sweep = advance(make_sweep(space=space))
+    assert (sweep.status, len(trials(sweep))) == (Status.STOPPED, 10)
+    assert sweep.reason == (
+        "10 combinations in a row cannot be trained. The last one: It takes 80 GB."
+    )
+
+
+def test_what_does_not_fit_waits_while_a_machine_is_away(make_sweep, monkeypatch):
+    machine = Machine.objects.create(
+        host="big", slot="0", kind="cuda", devices=1, seen_at=timezone.now()
+    )
+    sweep = make_sweep()
+    real = sweeps.advancing.train_create
+
+    def refuse(**values):
+        raise UserError({"memory": ["It takes 80 GB."]})
+
+    monkeypatch.setattr(sweeps.advancing, "train_create", refuse)
+    advance(sweep)
+    (trial,) = trials(sweep)
+    assert (trial.state, trial.run) == (State.OPEN, None)
+    assert trial.reason == "It waits for a machine that is away. It takes 80 GB."
+    assert sweep_activity(sweep) == f"1 of 3 trains. {trial.reason}"
+
+    monkeypatch.setattr(sweeps.advancing, "train_create", real)
+    advance(sweep)
+    trial = trials(sweep)[0]
+    assert (trial.run.status, trial.reason) == ("queued", "")
+
+    Machine.objects.filter(pk=machine.pk).update(seen_at=timezone.now() - timedelta(hours=2))
+    monkeypatch.setattr(sweeps.advancing, "train_create", refuse)
+    run_end(trial.run, "stopped")
+    advance(sweep)
+    assert trials(sweep)[-1].state == State.FAILED
+
+
+def test_one_whose_every_train_fails_has_not_succeeded(make_sweep):
+    sweep = make_sweep(budget_trains=2)
+    for _ in range(2):
+        advance(sweep)
+        run_end(waiting(sweep)[0].run, "failed", error="Memory ran out.")
+
+    advance(sweep)
+    assert sweep.status == Status.STOPPED
+    assert sweep.reason == (
+        "It has made its 2 trains. None has succeeded. The last one that failed: Memory ran out."
+    )
+
+
 @pytest.mark.parametrize("what", ["disk", "shared", "method"])
 def test_what_is_not_about_the_values_stops_it_at_once(make_sweep, alice, bob, monkeypatch, what):
     sweep = make_sweep()
@@ -388,7 +479,9 @@ def test_a_train_that_a_person_stops_is_no_failure_and_no_result(make_sweep, ali
         advance(sweep)
 
     assert [trial.state for trial in trials(sweep)] == [State.STOPPED] * 3
-    assert sweep.status == Status.SUCCEEDED
+    # Nor has a sweep succeeded of which nothing has.
+    assert sweep.status == Status.STOPPED
+    assert sweep.reason == "It has made its 3 trains. None has succeeded."
     assert best_trial(sweep, trials(sweep)) is None
 
 
@@ -414,6 +507,86 @@ def test_a_pruned_train_that_a_person_resumes_counts_and_is_not_pruned_again(mak
     advance(sweep)
     loser.refresh_from_db()
     assert (loser.state, loser.value) == (State.COMPLETE, 0.5)
+
+
+@pytest.mark.parametrize("ended_as", ["stopped", "failed"])
+def test_a_train_that_is_resumed_after_the_end_counts_still(make_sweep, ended_as):
+    sweep = make_sweep(budget_trains=2)
+    advance(sweep)
+    first, second = waiting(sweep)
+    run_end(first.run, ended_as, error="Memory ran out.")
+    trained(sweep, second, lambda values, step: 2.0)
+    advance(sweep)
+    assert sweep.status == Status.SUCCEEDED
+    sweeps_advance()
+
+    run_begin(first.run)
+    report(first.run, 40, 0.5)
+    run_end(first.run)
+    sweeps_advance()
+    best = best_trial(sweep, trials(sweep))
+    assert (best.pk, best.value, best.state) == (first.pk, 0.5, State.COMPLETE)
+
+
+def test_continue_leaves_trains_that_have_changed_hands(make_sweep, alice, bob, otto):
+    sweep = make_sweep()
+    advance(sweep)
+    given, own = waiting(sweep)
+    sweep_stop(sweep=sweep, by=alice)
+    owner_set(given.run, by=otto, owner=bob)
+    sweep_continue(sweep=sweep, by=alice)
+    advance(sweep)
+    rows = {trial.pk: trial for trial in trials(sweep)}
+    assert (rows[given.pk].run.status, rows[given.pk].is_halted) == ("stopped", False)
+    assert rows[own.pk].run.status == "queued"
+
+
+def test_continue_takes_trains_that_were_resumed_already(make_sweep, alice):
+    sweep = make_sweep()
+    advance(sweep)
+    first, second = waiting(sweep)
+    run_begin(first.run)
+    sweep_stop(sweep=sweep, by=alice)
+    run_end(first.run, "stopped")
+    advance(sweep)
+    run_begin(first.run)
+    sweep_continue(sweep=sweep, by=alice)
+    advance(sweep)
+    first = next(trial for trial in trials(sweep) if trial.pk == first.pk)
+    assert (first.run.status, first.state, first.is_resumed) == ("running", State.OPEN, True)
+    second.refresh_from_db()
+    assert (second.state, second.is_resumed) == (State.OPEN, False)
+
+
+def test_a_train_that_a_person_is_stopping_does_not_go_on_with_the_sweep(make_sweep, alice):
+    sweep = make_sweep()
+    advance(sweep)
+    first = waiting(sweep)[0]
+    run_begin(first.run)
+    train_stop(run=first.run, by=alice)
+    sweep_stop(sweep=sweep, by=alice)
+    assert [trial.is_halted for trial in trials(sweep)][:2] == [False, True]
+
+
+def test_a_train_that_cannot_resume_where_it_was_is_not_begun_anew(make_sweep, alice, monkeypatch):
+    """With a full disk its checkpoints stay, and the sweep says why it does not go on."""
+    sweep = make_sweep()
+    advance(sweep)
+    sweep_stop(sweep=sweep, by=alice)
+    asked: list[int | None] = []
+
+    def resume(*, run, by, step=None):
+        asked.append(step)
+        raise UserError("The disk is full.", code="disk_full", status=507)
+
+    monkeypatch.setattr(sweeps.services, "train_resume", resume)
+    with pytest.raises(UserError, match="cannot go on: The disk is full") as refusal:
+        sweep_continue(sweep=sweep, by=alice)
+
+    assert (asked, refusal.value.status) == ([None], 507)
+    sweep.refresh_from_db()
+    assert sweep.status == Status.STOPPED
+    assert all(trial.is_halted for trial in trials(sweep))
 
 
 def test_a_train_that_was_deleted_leaves_its_result(make_sweep, alice):
@@ -476,6 +649,67 @@ def test_what_it_is_made_of_stays_while_it_runs(make_sweep, alice, toys):
     assert sweep.reason.endswith("Its dataset was deleted.")
     sweep_delete(sweep=sweep, by=alice)
     assert not Sweep.objects.exists()
+
+
+def test_without_its_evaluation_dataset_it_does_not_go_on(make_sweep, alice, model):
+    held_out = dataset_make(alice, "Held", "messages")
+    sweep = make_sweep(space={"seed": {"values": [1, 2]}}, evaluation_dataset=held_out)
+    sweep_stop(sweep=sweep, by=alice)
+    dataset_delete(dataset=held_out, by=alice)
+    sweep_continue(sweep=sweep, by=alice)
+    advance(sweep)
+    assert (sweep.status, TrainRun.objects.count()) == (Status.STOPPED, 0)
+    assert sweep.reason.endswith("Its evaluation dataset was deleted.")
+
+
+def test_starting_anyway_is_for_operators(make_sweep, alice, otto, monkeypatch):
+    type(make_sweep(name="other").dataset).objects.update(shared=True)
+    Sweep.objects.all().delete()
+    given: list[bool] = []
+    real = sweeps.advancing.train_create
+
+    def create(**values):
+        given.append(values["start_anyway"])
+        return real(**values)
+
+    monkeypatch.setattr(sweeps.advancing, "train_create", create)
+    sweep = make_sweep(owner=otto, start_anyway=True)
+    advance(sweep)
+    owner_set(sweep, by=otto, owner=alice)
+    run_end(waiting(sweep)[0].run)
+    advance(sweep)
+    assert given == [True, True, False]
+    assert not make_sweep(name="hers", start_anyway=True).start_anyway
+
+
+# The search
+
+
+@pytest.mark.parametrize("high", [0.2, 1e-9])
+def test_a_search_that_learns_finds_others_than_what_it_likes_best(lora_fields, high):
+    """Of "none" there is one combination, whatever the dropout: the other values go on. And so do
+    those of a range that is narrower than four digits tell."""
+    space: dict[str, Any] = {"lora_dropout": {"low": 0.1 - 0.1 * (high > 0.1), "high": 0.1 + high}}
+    if high > 0.1:
+        space |= {"adapter": {"values": ["lora", "none"]}}
+
+    plan = Plan(
+        space=space_of(lora_fields, space, {}),
+        search="tpe",
+        pruner="none",
+        percentile=25,
+        maximize=False,
+        trains=24,
+        seed=1,
+    )
+    past: list[Past] = []
+    for _ in range(24):
+        values = values_ask(plan, past)
+        assert values is not None
+        score = 0.0 if values.get("adapter") == "none" else 1 + values["lora_dropout"]
+        past.append(Past(values, "complete", score))
+
+    assert len({values_key(trial.values) for trial in past}) == 24
 
 
 # Whoever is killed in the middle

@@ -4,10 +4,12 @@ dependent ones, and every number that is too much."""
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import sweeps.checking
 from core.errors import UserError
 from methods.models import TrainingMethod
 from methods.schema import method_fields
@@ -17,6 +19,7 @@ from sweeps.services import sweep_start
 from sweeps.space import axes_read, space_of
 from tests.chains.conftest import dataset_make
 from tests.sweeps.conftest import RATES
+from tests.training.test_carrying_on import ADAPTER, model_of
 
 
 @pytest.fixture
@@ -57,6 +60,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("lora_rank", {"values": [8, 8.5]}, "whole number"),
     ("use_dora", {"values": [True, 1]}, "is not one of its values"),
     ("scheduler", {"values": ["cosine", "slow"]}, "is not one of its values"),
+    ("scheduler", {"values": [["cosine"], "linear"]}, "is not one of its values"),
+    ("scheduler", {"values": [{"a": 1}, "linear"]}, "is not one of its values"),
     ("target_modules", {"values": ["all-linear", []]}, "is not one of its values"),
     ("learning_rate", {"low": 1e-3, "high": 1e-4}, "ends where it begins"),
     ("learning_rate", {"low": 1e-3, "high": 1e-3}, "ends where it begins"),
@@ -208,3 +213,49 @@ def test_it_says_how_many_trains_there_will_be(request_of, changes, combinations
 def test_the_limit_is_a_setting(request_of, settings):
     settings.SWEEP_TRAINS = 2
     assert "at most 2 trains" in refused(request_of(space=RATES))["search"][0]
+
+
+@pytest.mark.parametrize("is_operator", [False, True])
+def test_a_value_that_does_not_fit_is_said_before(
+    request_of, alice, otto, monkeypatch, is_operator
+):
+    asked_of: list[int] = []
+
+    def forecast(*, parameters, **rest):
+        asked_of.append(parameters["batch_size"])
+        too_large = parameters["batch_size"] > 2
+        return SimpleNamespace(cannot_fit=too_large, refusal=lambda: "It takes 80 GB.")
+
+    monkeypatch.setattr(sweeps.checking, "forecast_make", forecast)
+    space = {"batch_size": {"values": [1, 2, 4]}} | RATES
+    asked = request_of(space=space)
+    (text,) = sweep_check(asked, device="cpu").errors["batch_size"]
+    assert text == "With batch size 4: It takes 80 GB."
+    # The rates take the same.
+    assert asked_of == [2, 4]
+
+    type(asked.dataset).objects.update(shared=True)
+    asked = replace(asked, owner=otto if is_operator else alice, start_anyway=True)
+    assert bool(sweep_check(asked, device="cpu").errors) != is_operator
+
+
+def test_a_percentile_is_kept_where_it_counts(request_of):
+    sweep, _ = sweep_start(request_of(percentile=99_999))
+    assert sweep.percentile == 25
+    sweep, _ = sweep_start(request_of(percentile=30, pruner="percentile"))
+    assert sweep.percentile == 30
+
+
+def test_each_value_is_tried_with_the_adapter_that_is_carried_on(request_of, alice, model):
+    tuned = model_of(model, "Tuned", ADAPTER)
+    pairs = dataset_make(alice, "Pairs", "preference")
+    asked = request_of(
+        method="dpo",
+        base_model=tuned,
+        dataset=pairs,
+        continue_adapter=True,
+        space={"adapter": {"values": ["lora", "none"]}},
+    )
+    assert "With " in sweep_check(asked, device="cpu").errors["adapter"][0]
+    fine = replace(asked, space=RATES)
+    assert sweep_check(fine, device="cpu").errors == {}

@@ -6,12 +6,16 @@ import json
 
 import pytest
 from bs4 import BeautifulSoup
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
+import training.train.services
 from sweeps.models import Sweep, Trial
 from tests.sweeps.conftest import advance, all_trained, run_begin, trained, trials, waiting
 from tests.sweeps.test_advancing import SPACES, score
 from tests.training.test_form import filled
 from training.models import TrainRun
+from training.train.forecast import DOES_NOT_FIT, DeviceForecast, Forecast
 
 
 @pytest.fixture
@@ -60,6 +64,42 @@ def test_several_values_in_the_form_make_a_sweep(caller):
     assert "learning_rate" not in sweep.parameters
     assert caller.post("/sweeps/new/lora/", sent_with(key="k"))["Location"] == answer["Location"]
     assert not TrainRun.objects.exists()
+
+
+def too_large(**asked) -> Forecast:
+    device = DeviceForecast(
+        kind="cpu",
+        name="CPU",
+        workers=1,
+        memory=2**30,
+        usable=2**30,
+        total=2**34,
+        low=2**34,
+        high=2**34,
+        parts=[],
+        moment="",
+        verdict=DOES_NOT_FIT,
+        basis="computed",
+        error=0.1,
+    )
+    return Forecast(devices=[device])
+
+
+def test_operators_may_start_it_though_it_does_not_fit(client, caller, otto, toys, monkeypatch):
+    monkeypatch.setattr(training.train.services, "forecast_make", too_large)
+    plan = caller.post("/sweeps/new/lora/plan/", sent_with(start_anyway="on")).json()
+    assert list(plan["errors"]) == ["memory"]
+    assert "Will not fit" in plan["forecast_html"]
+    assert "start_anyway" not in plan["forecast_html"]
+
+    type(toys).objects.update(shared=True)
+    client.force_login(otto)
+    plan = client.post("/sweeps/new/lora/plan/", sent_with()).json()
+    assert not plan["ok"]
+    assert "start_anyway" in plan["forecast_html"]
+    assert client.post("/sweeps/new/lora/plan/", sent_with(start_anyway="on")).json()["ok"]
+    client.post("/sweeps/new/lora/", sent_with(start_anyway="on"))
+    assert Sweep.objects.get().start_anyway
 
 
 EVERY_KIND = {
@@ -304,6 +344,22 @@ def test_the_list_and_the_search_find_it(caller, make_sweep, bob, client):
     assert "sweeps" in json.dumps(found)
     client.force_login(bob)
     assert "Rates" not in text(client, "/sweeps/")
+
+
+@pytest.mark.parametrize("path", ["/sweeps/", "/api/v1/sweeps/"])
+def test_lists_read_no_more_of_trains_than_they_say(caller, make_sweep, path):
+    for name in ("first", "second"):
+        advance(make_sweep(name=name))
+
+    caller.get(path)
+    with CaptureQueriesContext(connection) as few:
+        caller.get(path)
+    assert not [each for each in few.captured_queries if '"facts"' in each["sql"]]
+    for name in ("third", "fourth"):
+        advance(make_sweep(name=name))
+    with CaptureQueriesContext(connection) as more:
+        assert caller.get(path).status_code == 200
+    assert len(more) <= len(few)
 
 
 def test_a_few_held_out_rows_are_no_verdict(caller, make_sweep):

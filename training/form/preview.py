@@ -24,7 +24,7 @@ from training.train.branching import Origin
 from training.train.estimate import Estimator, device_name
 from training.train.forecast import ERROR_OF_A_STEP, seconds_by_step
 from training.train.plan import Plan, disk_bytes
-from training.train.services import train_check
+from training.train.services import TrainCheck, train_check
 from training.work.queue import may_manage_queue, queue_state
 
 
@@ -43,16 +43,17 @@ def train_preview(
     continue_adapter: bool = False,
     start_anyway: bool = False,
     state: WorkerState | None = None,
+    check: TrainCheck | None = None,
 ) -> dict[str, Any]:
     """{"ok", "errors": {field: [text]}, "warnings": {field: text}, "fixes", "plan", "disk", "time",
-    "forecast", "blank", "queue", "worker"}.
+    "forecast", "blank", "queue", "worker"}. check: what the train was checked to already.
 
     "errors" are those of training.train.services.train_check, so that `ok` is what the start says.
     "plan" is training.train.plan.Plan as a dict, None while errors stand in its way; "time" the
     seconds that similar trains suggest; "disk" in bytes; "forecast" is
     training.train.forecast.Forecast as a dict, None where there is no plan."""
     state = state or worker_state()
-    check = train_check(
+    check = check or train_check(
         owner=owner,
         method=method,
         base_model=base_model,

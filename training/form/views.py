@@ -187,10 +187,14 @@ class TrainFormView(View):
         return render(request, "training/form.html", context, status=400)
 
 
-def posted_draft(request: HttpRequest, method: TrainingMethod) -> tuple[Draft, dict[str, Any]]:
-    """The form as posted, and what training.form.preview says of it."""
+def posted_draft(
+    request: HttpRequest, method: TrainingMethod, *, may_risk: bool = True
+) -> tuple[Draft, dict[str, Any]]:
+    """The form as posted, and what training.form.preview says of it. may_risk: whether it may be
+    started although it cannot fit."""
     state = worker_state()
     draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
+    draft.start_anyway = draft.start_anyway and may_risk
     return draft, with_missing(train_preview(**draft_choices(draft), state=state), draft)
 
 

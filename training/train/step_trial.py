@@ -23,7 +23,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
-from core.devices import VISIBLE, devices_environment
+from core.devices import devices_environment
 from core.errors import UserError
 from core.memory import memory_available
 from core.programs import ProgramProblem, TimeLimitReached, program_run
@@ -359,13 +359,7 @@ def _taken(locks: DeviceLocks, machine: Present, width: int) -> tuple[Present, l
 
 
 def _environment(machine: Present, identities: list[str]) -> dict[str, str]:
-    if "/" in machine.slot:
-        # Its workers were each shown one GPU; this process sees all of them.
-        names = [name if name.startswith("GPU-") else f"GPU-{name}" for name in identities]
-        return {VISIBLE: ",".join(names)}
-
-    devices = [machine.devices[name] for name in identities]
-    return devices_environment(devices, of=machine.size)
+    return devices_environment([machine.devices[name] for name in identities])
 
 
 def _waits_for(width: int) -> str:
