@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import PHONE, axe_violations, overflows
 from tests.e2e.test_main_job import toy_rows
+from tests.live import ROOT
 
 # The last two learn nothing, so that they are behind at every step.
 RATES = ("2e-2", "1e-2", "5e-3", "4e-3", "1e-8", "1e-9")
-SHORT = {"max_tokens": "64", "epochs": "", "max_steps": "40", "evaluation_split": "10"}
+SHORT = {"max_tokens": "64", "epochs": "", "max_steps": "80", "evaluation_split": "10"}
 QUICK = {"sample_prompts": "0", "gradient_accumulation_steps": "2"}
+
+
+@pytest.fixture
+def quick_watch(platform) -> Iterator[None]:
+    """House-keeping beside the platform's own, which comes by every five seconds: a tiny train may
+    have ended by then."""
+    with subprocess.Popen(
+        [sys.executable, "manage.py", "watch", "--every", "0.5"], cwd=ROOT, env=platform.env
+    ) as process:
+        yield
+        process.terminate()
 
 
 def filled(page: Page) -> None:
@@ -25,6 +41,7 @@ def filled(page: Page) -> None:
         page.locator(f"#id-{name}").fill(value)
 
 
+@pytest.mark.usefixtures("quick_watch")
 def test_six_trains_two_pruned_and_the_best_copied(open_page, platform):
     platform.kept("toys-80.jsonl", toy_rows(80))
     page = open_page()
