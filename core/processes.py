@@ -61,6 +61,7 @@ HARMLESS_PREFIXES = (
     "LC_",
     "XDG_",
     "OMP_",
+    "GOMP_",
     "MKL_",
     "KMP_",
     "OPENBLAS_",
