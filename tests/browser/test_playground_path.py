@@ -69,7 +69,7 @@ def test_chat_vote_make_a_dataset_and_train_on_it(open_page, platform: Platform)
 
     # A blind vote: no name before it, both after it.
     page.get_by_role("link", name="New", exact=True).click()
-    page.get_by_text("Blind vote: hide the names").click()
+    page.get_by_text("Blind vote: hide model names").click()
     ask(page, "What is the answer to question 3?")
     turn = page.get_by_label("Prompt 1")
     titles = turn.locator(".answer-title")
