@@ -389,7 +389,7 @@ class TestTrial:
             for _ in range(2)
         ]
         assert trial_read(by=alice, key=keys[0]) is None
-        assert [folder.name for folder in trials_folder().iterdir()] == [keys[1]]
+        assert [folder.name for folder in trials_folder().glob(f"{alice.pk}-*")] == [keys[1]]
         trial_run(keys[0])
 
     def test_a_base_model_that_cannot_answer_says_why(self, alice, methods, model, make_dataset):
