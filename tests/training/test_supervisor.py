@@ -240,7 +240,8 @@ def test_an_engine_begins_only_once_the_one_before_it_has_left(engine_does, queu
     engine_does(engine)
     first = Engine.start(queued.directory)
     deadline = time.monotonic() + 30
-    while not path.exists():
+    # It is there before it is written.
+    while not (path.exists() and path.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     second = Engine.start(queued.directory)
