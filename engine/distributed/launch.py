@@ -337,7 +337,7 @@ def _show_log(rank: Rank, directory: Path) -> None:
         with (directory / rank_log(rank.index)).open("rb") as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - LOG_TAIL_BYTES))
-            text = stream.read().decode("utf-8", "replace")
+            text = stream.read(LOG_TAIL_BYTES).decode("utf-8", "replace")
     except OSError:
         return
 

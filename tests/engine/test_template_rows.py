@@ -14,6 +14,7 @@ from engine.contract.rundir import held_out_read
 from engine.data.cache import Rows
 from engine.data.pairs import pair_add
 from engine.data.split import split
+from engine.distributed.ranks import ALONE
 from engine.messages.failures import TrainError
 from engine.rows.examples import Example
 from engine.run.samples import greedy
@@ -107,7 +108,8 @@ def test_rows_that_are_refused_are_named_again_when_kept_tokens_are_used(picky, 
 
 def test_a_row_of_which_one_half_is_trained_on_is_not_held_out():
     """A pair becomes two rated answers, which the draw may part."""
-    job = SimpleNamespace(parameters=SimpleNamespace(seed=42, evaluation_split=0.5))
+    parameters = SimpleNamespace(seed=42, evaluation_split=0.5)
+    job = SimpleNamespace(parameters=parameters, ranks=ALONE)
     numbers = [number for number in range(10) for _ in range(2)]
     written = []
 
