@@ -19,9 +19,10 @@ from methods.services import parameters_validate
 from models_app.models import BaseModel
 from sweeps.models import Sweep
 from sweeps.space import Axis, Space, Values, space_of
+from training.forecast.inputs import DECIDING, reward_model_bytes
+from training.forecast.making import forecast_make
 from training.models import TrainRun
 from training.train.carrying_on import GIVEN_PARAMETERS, carried_parameters
-from training.train.forecast import DECIDING, forecast_make, reward_model_bytes
 from training.train.metrics import is_evaluation, method_metrics
 from training.train.plan import plan_check, train_plan
 from training.train.services import TrainCheck, memory_check, train_check

@@ -14,8 +14,8 @@ from sweeps.models import Sweep, Trial
 from tests.sweeps.conftest import advance, all_trained, run_begin, trained, trials, waiting
 from tests.sweeps.test_advancing import SPACES, score
 from tests.training.test_form import filled
+from training.forecast.verdicts import DOES_NOT_FIT, DeviceForecast, Forecast
 from training.models import TrainRun
-from training.train.forecast import DOES_NOT_FIT, DeviceForecast, Forecast
 
 
 @pytest.fixture

@@ -22,10 +22,21 @@ from methods.services import methods_install, parameters_validate
 from models_app.models import BaseModel
 from tests.training.claims import machine_of
 from tests.training.test_train_check import file_make
+from training.forecast import devices as forecast_devices
+from training.forecast.devices import devices_present
+from training.forecast.fixes import _allowed
+from training.forecast.making import forecast_make
+from training.forecast.verdicts import (
+    DOES_NOT_FIT,
+    FITS,
+    TIGHT,
+    DeviceForecast,
+    Forecast,
+    size_words,
+)
 from training.form.preview import train_preview
 from training.models import StepMeasurement, TrainRun
-from training.train import forecast, step_trial, trial
-from training.train.forecast import DOES_NOT_FIT, FITS, TIGHT, forecast_make, size_words
+from training.train import step_trial, trial
 from training.train.services import train_create
 from training.train.step_trial import step_cancel, step_read, step_run, step_try
 
@@ -128,7 +139,7 @@ def have(monkeypatch):
             {"name": f"worker-{number}", "host": f"host-{number}", "device": device, "devices": 2}
             for number, device in enumerate(devices)
         ]
-        monkeypatch.setattr(forecast, "workers_present", lambda: present)
+        monkeypatch.setattr(forecast_devices, "workers_present", lambda: present)
         return devices
 
     return make
@@ -527,7 +538,7 @@ def test_reward_models_are_neither_lost_nor_counted_twice(choices, have, make_tr
         "rewards": [{"function": "reward_model", "parameters": {"model": scorer.pk}}]
     }
 
-    def forecasts() -> list[forecast.DeviceForecast]:
+    def forecasts() -> list[DeviceForecast]:
         found = [
             forecast_make(
                 method=method,
@@ -584,7 +595,7 @@ def test_what_the_form_does_not_have_hides_no_other_fix(choices, have):
     own = choices | {"method": method}
     have(1000)
     resolved = parameters_validate(method, choices["parameters"], device="cuda")
-    allowed = forecast._allowed(method, resolved)
+    allowed = _allowed(method, resolved)
 
     assert not allowed({"adapter": "lora"})
     assert not allowed({"batch_size": 0})
@@ -592,7 +603,7 @@ def test_what_the_form_does_not_have_hides_no_other_fix(choices, have):
     assert forecast_of(own)["devices"]
 
 
-def wide(choices: dict[str, Any], **changes: Any) -> forecast.Forecast:
+def wide(choices: dict[str, Any], **changes: Any) -> Forecast:
     parameters = choices["parameters"] | {"devices": 2} | changes
     return forecast_make(
         method=choices["method"],
@@ -637,7 +648,7 @@ def presence(kind: str, memory_gb: float, **changes: Any) -> dict[str, Any]:
 def test_only_devices_that_can_run_it_are_looked_at(choices, monkeypatch):
     """A large machine without GPUs is none for 4-bit weights, nor one GPU for two."""
     present = [presence("cpu", 512), presence("cuda", 4), presence("cuda", 999, devices=2)]
-    monkeypatch.setattr(forecast, "workers_present", lambda: present)
+    monkeypatch.setattr(forecast_devices, "workers_present", lambda: present)
     four_bits = parameters_validate(
         choices["method"], choices["parameters"] | {"quantization": "4-bit"}, device="cuda"
     )
@@ -658,7 +669,7 @@ def test_only_devices_that_can_run_it_are_looked_at(choices, monkeypatch):
 
 
 def test_what_may_fit_a_machine_that_is_away_is_not_refused(choices, monkeypatch):
-    monkeypatch.setattr(forecast, "workers_present", lambda: [presence("cpu", 4)])
+    monkeypatch.setattr(forecast_devices, "workers_present", lambda: [presence("cpu", 4)])
     here = Machine.objects.create(host="cpu-host", slot="0", kind="cpu")
     with pytest.raises(UserError, match="takes about"):
         train_create(name="refused", **choices)
@@ -674,9 +685,9 @@ def test_what_may_fit_a_machine_that_is_away_is_not_refused(choices, monkeypatch
 
 
 def test_workers_of_one_host_share_its_memory(monkeypatch):
-    alone = forecast.devices_present([presence("cpu", 16)])
-    two = forecast.devices_present([presence("cpu", 16), presence("cpu", 16, slot="1")])
-    others = forecast.devices_present([presence("cpu", 16), presence("cpu", 16, host="b")])
+    alone = devices_present([presence("cpu", 16)])
+    two = devices_present([presence("cpu", 16), presence("cpu", 16, slot="1")])
+    others = devices_present([presence("cpu", 16), presence("cpu", 16, host="b")])
     # Divided by DEEPEXTENSION_CPU_DEVICES each has its share already.
     shares = [presence("cpu", 8, devices=2) for _ in range(2)]
     for index, one in enumerate(shares):
@@ -684,7 +695,7 @@ def test_workers_of_one_host_share_its_memory(monkeypatch):
 
     memory = [
         [(device["memory_gb"], device["workers"]) for device in found]
-        for found in (alone, two, others, forecast.devices_present(shares))
+        for found in (alone, two, others, devices_present(shares))
     ]
     assert memory == [[(16, 1)], [(8, 2)], [(16, 2)], [(8, 2)]]
 

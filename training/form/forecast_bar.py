@@ -8,7 +8,7 @@ from typing import Any
 
 from django.template.loader import render_to_string
 
-from training.train.forecast import DOES_NOT_FIT, FITS, TIGHT, size_words
+from training.forecast.verdicts import DOES_NOT_FIT, FITS, TIGHT, size_words
 
 # Tints of chips and notices.
 TINTS = {FITS: "green", TIGHT: "amber", DOES_NOT_FIT: "red"}

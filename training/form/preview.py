@@ -19,10 +19,10 @@ from datasets_app.models import Dataset
 from jobs.devices.presence import WorkerState, worker_state
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
+from training.forecast.step_time import ERROR_OF_A_STEP, seconds_by_step
 from training.models import TrainRun
 from training.train.branching import Origin
 from training.train.estimate import Estimator, device_name
-from training.train.forecast import ERROR_OF_A_STEP, seconds_by_step
 from training.train.plan import Plan, disk_bytes
 from training.train.services import TrainCheck, train_check
 from training.work.queue import may_manage_queue, queue_state
@@ -51,7 +51,7 @@ def train_preview(
     "errors" are those of training.train.services.train_check, so that `ok` is what the start says.
     "plan" is training.train.plan.Plan as a dict, None while errors stand in its way; "time" the
     seconds that similar trains suggest; "disk" in bytes; "forecast" is
-    training.train.forecast.Forecast as a dict, None where there is no plan."""
+    training.forecast.verdicts.Forecast as a dict, None where there is no plan."""
     state = state or worker_state()
     check = check or train_check(
         owner=owner,

@@ -37,10 +37,12 @@ from jobs.queue import queue_insert, starts_after_check
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
 from models_app.models import BaseModel
+from training.forecast.inputs import reward_model_bytes
+from training.forecast.making import forecast_make
+from training.forecast.verdicts import Forecast
 from training.models import TrainRun, width_of
 from training.train.branching import Origin, branch_check, branch_prepare, branch_take
 from training.train.carrying_on import adapter_take, carried_parameters, loaded_model
-from training.train.forecast import Forecast, forecast_make, reward_model_bytes
 from training.train.labels import labels_begin, labels_clean, labels_set
 from training.train.needed import needed_text
 from training.train.plan import Plan, disk_bytes, plan_check, train_plan

@@ -47,9 +47,10 @@ from jobs.progress import progress_report
 from jobs.services import job_cancel
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
+from training.forecast.forecaster import Forecaster
+from training.forecast.inputs import lengths_ready
 from training.models import StepMeasurement, TrainRun
 from training.train.carrying_on import adapter_take
-from training.train.forecast import Forecaster, lengths_ready
 from training.train.services import spec_of, train_check
 from training.train.trial import NVIDIA
 

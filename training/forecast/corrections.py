@@ -1,0 +1,222 @@
+"""What the formulas are corrected by: what trains of this house and tried steps really took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from django.db.models import prefetch_related_objects
+
+from core.text import counted
+from engine.forecast.batches import Batch
+from engine.forecast.memory import Memory, memory_forecast
+from engine.forecast.shape import ModelShape, ShapeUnknown, shape_read
+from engine.forecast.workload import Target, Workload
+from models_app.models import BaseModel
+from training.forecast.inputs import Parameters, batch_of, deciding_of, reward_model_bytes
+from training.models import StepMeasurement, TrainRun
+
+# The error of the formulas alone, as a share: on a CPU nine in ten measured trains were within
+# (benchmarks/forecast.py); on a GPU they have not been measured.
+FORMULA_ERROR = {"cpu": 0.15, "cuda": 0.30}
+# The least error after a correction by so many trains, and by the very configuration.
+CORRECTED_ERROR = 0.08
+ERROR_OF_ONE = 0.12
+# How many earlier trains are looked at, and the bounds of what they may change.
+PAST_TRAINS = 12
+FACTORS = (0.4, 2.5)
+# A step measured the batch of a train whose tokens differ from its own by at most this share.
+SAME_BATCH = 0.05
+# Of these, a train whose peak corrects another's must have the same.
+ALIKE = ("adapter", "quantization", "gradient_checkpointing", "packing", "strategy", "offload")
+
+
+@dataclass(frozen=True)
+class Correction:
+    """`factor`: what the formulas' result is multiplied by. `error`: what is left, as a share.
+    `trains`, `steps`: how many earlier trains and tried steps it comes from. `is_measured`: this very
+    configuration was tried."""
+
+    factor: float
+    error: float
+    trains: int = 0
+    steps: int = 0
+    is_measured: bool = False
+
+    @property
+    def words(self) -> str:
+        """What the figure rests on."""
+        if self.is_measured:
+            return "measured by one step"
+        if not self.trains and not self.steps:
+            return "computed; nothing like it was trained here yet"
+
+        parts = []
+        if self.trains:
+            parts.append(counted(self.trains, "earlier train"))
+        if self.steps:
+            parts.append(counted(self.steps, "tried step"))
+
+        return f"corrected by {' and '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a train or a tried step took, against what the formulas say of it. `is_own`: of the same
+    base model. `is_half`: whether its device was found to compute well in bf16, which a busy processor
+    may not be. `batch`: its largest."""
+
+    factor: float
+    batch: Batch
+    deciding: dict[str, Any]
+    is_step: bool
+    is_own: bool
+    is_half: bool
+
+    def is_alike(self, parameters: Parameters) -> bool:
+        return all(
+            (self.deciding.get(name) or None) == (parameters.get(name) or None) for name in ALIKE
+        )
+
+
+def corrected_by(pasts: Sequence[Past], kind: str, *, is_own: bool) -> Correction:
+    """The median over them; the error is half of their interquartile range, and never less than what
+    so few can say."""
+    formula = FORMULA_ERROR.get(kind, 0.15)
+    if not pasts:
+        return Correction(1.0, formula)
+
+    factors = sorted(past.factor for past in pasts)
+    factor = min(max(median(factors), FACTORS[0]), FACTORS[1])
+    quarter = len(factors) // 4
+    spread = (factors[-1 - quarter] - factors[quarter]) / 2 / factor
+    least = ERROR_OF_ONE if len(factors) == 1 else CORRECTED_ERROR
+    # Another model's error is not this one's.
+    least = least if is_own else max(least, formula)
+
+    steps = sum(past.is_step for past in pasts)
+    return Correction(factor, max(least, spread), trains=len(pasts) - steps, steps=steps)
+
+
+def is_same_batch(one: Batch, other: Batch) -> bool:
+    """Whether what was measured of one holds for the other."""
+    if (one.rows, one.answer) != (other.rows, other.answer):
+        return False
+
+    sizes = ((one.tokens, other.tokens), (one.longest, other.longest))
+    return all(math.isclose(mine, its, rel_tol=SAME_BATCH) for mine, its in sizes)
+
+
+def pasts_of(
+    recipe: str, base_model: BaseModel, shape: ModelShape, device: Mapping[str, Any]
+) -> list[Past]:
+    """Earlier trains of the same recipe on that device with what they took, the newest first; before
+    them steps of this model that were tried. shape: of the model."""
+    return [
+        *_tried_steps(recipe, base_model, shape, device),
+        *_earlier_trains(recipe, base_model, device),
+    ]
+
+
+def _tried_steps(
+    recipe: str, base_model: BaseModel, shape: ModelShape, device: Mapping[str, Any]
+) -> list[Past]:
+    steps = StepMeasurement.objects.filter(
+        method__recipe=recipe,
+        base_model=base_model,
+        peak_bytes__isnull=False,
+        device__name=device.get("name", ""),
+    )
+    found = []
+    for step in steps[:PAST_TRAINS]:
+        reward_bytes = reward_model_bytes(step.parameters, None)
+        if reward_bytes is None:
+            continue
+
+        work = Workload(recipe, step.parameters, Batch(**step.batch), Target.of(step.device))
+        memory = memory_forecast(shape, work, reward_bytes=reward_bytes)
+        factor = factor_of(memory, int(step.peak_bytes or 0))
+        found.append(
+            Past(
+                factor,
+                work.batch,
+                deciding_of(step.parameters),
+                is_step=True,
+                is_own=True,
+                is_half=work.target.half,
+            )
+        )
+
+    return found
+
+
+def _earlier_trains(recipe: str, base_model: BaseModel, device: Mapping[str, Any]) -> list[Past]:
+    runs = TrainRun.objects.filter(
+        status=TrainRun.Status.FINISHED,
+        method__recipe=recipe,
+        facts__device__name=device.get("name", ""),
+        last_metrics__peak_memory_gb__gt=0,
+    ).select_related("base_model", "dataset")
+    own = runs.filter(base_model=base_model)[:PAST_TRAINS]
+    others = runs.exclude(base_model=base_model)[:PAST_TRAINS]
+    trains = [*own, *others]
+    prefetch_related_objects(trains, "dataset__token_lengths")
+
+    found = []
+    for run in trains:
+        measured = _factor_of_train(run, recipe)
+        if measured is not None:
+            factor, batch = measured
+            is_own = run.base_model_id == base_model.pk
+            is_half = Target.of(run.facts["device"]).half
+            found.append(
+                Past(
+                    factor,
+                    batch,
+                    deciding_of(run.parameters),
+                    is_step=False,
+                    is_own=is_own,
+                    is_half=is_half,
+                )
+            )
+
+    return found
+
+
+def _factor_of_train(run: TrainRun, recipe: str) -> tuple[float, Batch] | None:
+    """(factor, its largest batch). None where its base model, its reward models or its counts are gone,
+    or where it cannot be compared."""
+    device = run.facts.get("device") or {}
+    tokenizer = run.base_model.tokenizer_sha256
+    counted_lengths = (
+        lengths
+        for lengths in run.dataset.token_lengths.all()
+        if lengths.ready and lengths.tokenizer == tokenizer
+    )
+    lengths = next(counted_lengths, None)
+    reward_bytes = reward_model_bytes(run.parameters, None)
+    if lengths is None or reward_bytes is None or run.attempt > 1:
+        return None
+
+    try:
+        shape = shape_read(run.base_model.path)
+        batch = batch_of(shape, recipe, run.parameters, lengths, run.step)
+    except (ShapeUnknown, KeyError, TypeError, ValueError):
+        return None
+
+    work = Workload(recipe, run.parameters, batch, Target.of(device))
+    if work.is_offloaded:
+        return None
+
+    measured = float(run.last_metrics["peak_memory_gb"]) * 2**30
+    memory = memory_forecast(shape, work, reward_bytes=reward_bytes)
+    return factor_of(memory, round(measured)), batch
+
+
+def factor_of(memory: Memory, measured: int) -> float:
+    """How much more the train took than the formulas say, what is known left out on both sides."""
+    known = memory.counted - memory.computed
+    return max(0.1, (measured - known) / max(1, memory.computed))

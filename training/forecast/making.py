@@ -1,0 +1,85 @@
+"""Whether a train fits a device, before it starts: the formulas of engine.forecast for what is asked for,
+corrected by what trains of this house really took, with the error that is left.
+
+The form asks while somebody types, so nothing here reads more than headers of files and a few rows of
+the database. Where something that decides is not known there is no verdict, and `missing` says what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from datasets_app.models import Dataset
+from engine.forecast.batches import Batch
+from engine.forecast.shape import ShapeUnknown
+from engine.forecast.workload import Target, Workload
+from methods.models import TrainingMethod
+from models_app.models import BaseModel
+from training.forecast.devices import devices_present, is_one_away, presences
+from training.forecast.fixes import fixes_of
+from training.forecast.forecaster import Forecaster
+from training.forecast.inputs import Parameters, lengths_ready
+from training.forecast.verdicts import DOES_NOT_FIT, FITS, ORDER, Forecast
+from training.work.queue import device_kinds
+
+
+def forecast_make(
+    *,
+    method: TrainingMethod,
+    base_model: BaseModel,
+    dataset: Dataset,
+    parameters: Parameters,
+    steps: int,
+    reward_bytes: int = 0,
+    devices: Sequence[Mapping[str, Any]] | None = None,
+) -> Forecast:
+    """`parameters`: resolved. devices: those of workers, as devices_present; looked up where None."""
+    if method.is_custom:
+        return Forecast(missing="A custom program decides itself what it holds in memory.")
+    if Workload(method.recipe, parameters, Batch(1, 1, 1), Target("cuda", True)).is_offloaded:
+        return Forecast(
+            missing="What a train takes whose weights lie in main memory is not computed."
+        )
+
+    lengths = lengths_ready(base_model, dataset)
+    if isinstance(lengths, str):
+        return Forecast(missing=lengths)
+
+    kinds = device_kinds(method, dict(parameters))
+    width = int(parameters.get("devices") or 1)
+    present = presences() if devices is None else []
+    here = devices_present(present, kinds, width) if devices is None else list(devices)
+    known = [device for device in here if float(device.get("memory_gb") or 0) > 0]
+
+    try:
+        forecaster = Forecaster(
+            method=method,
+            base_model=base_model,
+            lengths=lengths,
+            steps=steps,
+            reward_bytes=reward_bytes,
+        )
+        batch = forecaster.batch(parameters)
+    except ShapeUnknown as unknown:
+        return Forecast(missing=f"{unknown} Try one step to know.", may_try=bool(known))
+
+    if not known:
+        missing = "No worker is there whose memory is known and that can run it."
+        return Forecast(missing=missing, batch=asdict(batch))
+
+    found = [(forecaster.forecast(parameters, device), device) for device in known]
+    found.sort(key=lambda pair: (ORDER.index(pair[0].verdict), -pair[0].usable))
+    best, best_device = found[0]
+    result = Forecast(
+        devices=[forecast for forecast, _ in found],
+        batch=asdict(batch),
+        computed=forecaster.computed(parameters, best_device).counted,
+        may_try=True,
+    )
+    if best.verdict == DOES_NOT_FIT and devices is None:
+        result.away = is_one_away(present, kinds, width)
+    if best.verdict != FITS:
+        result.fixes = fixes_of(forecaster, parameters, best_device, best)
+
+    return result
