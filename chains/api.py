@@ -30,7 +30,6 @@ from chains.services import (
     chain_create,
     chain_delete,
     chain_go_on,
-    chain_of_key,
     chain_order,
     chain_rename,
 )
@@ -152,7 +151,7 @@ class ChainListView(generics.ListCreateAPIView[Chain]):
         key = request.headers.get("Idempotency-Key", "")[:200]
         body = ChainCreateSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        if earlier := chain_of_key(by, key):
+        if earlier := Chain.of_key(by, key):
             return answer(request, earlier.pk)
 
         data = dict(body.validated_data)
@@ -167,7 +166,7 @@ class ChainListView(generics.ListCreateAPIView[Chain]):
                 chain_order(chain=chain, by=by)
         except IntegrityError:
             # A request with the same key was faster.
-            earlier = chain_of_key(by, key)
+            earlier = Chain.of_key(by, key)
             if earlier is None:
                 raise
 

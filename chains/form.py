@@ -15,7 +15,7 @@ from django.views import View
 
 from chains.adapters import adapter_words, stage_parameters
 from chains.models import Chain, Stage
-from chains.services import NOT_A_DRAFT, chain_create, chain_of_key, stage_put
+from chains.services import NOT_A_DRAFT, chain_create, stage_put
 from core.errors import UserError
 from core.ownership import may_change
 from core.requests import integer_of, reader_of, row_or_404
@@ -82,7 +82,7 @@ class ChainBeginView(View):
 
 def draft_chain(draft: Draft) -> Chain:
     """The chain whose first stage was filled in; a form that is sent twice makes one."""
-    if earlier := chain_of_key(draft.reader, draft.key):
+    if earlier := Chain.of_key(draft.reader, draft.key):
         return earlier
 
     try:
@@ -96,7 +96,7 @@ def draft_chain(draft: Draft) -> Chain:
             )
     except IntegrityError:
         # The other half of a double click was faster.
-        earlier = chain_of_key(draft.reader, draft.key)
+        earlier = Chain.of_key(draft.reader, draft.key)
         if earlier is None:
             raise
 

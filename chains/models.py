@@ -1,6 +1,6 @@
 """Chains: several trains as one order, each on what the one before it made.
 
-The life of a chain, and its only writer of status, Chain.transition:
+The life of a chain, and its only writer of status, TrainOrder.transition:
 
     draft   -> running -> succeeded | stopped | cancelled
     stopped -> running | cancelled
@@ -13,14 +13,13 @@ from typing import Any, ClassVar
 from django.db import models
 from django.db.models import ProtectedError
 from django.urls import reverse
-from django.utils import timezone
 
-from core.ownership import Owned, OwnedQuerySet
+from core.ownership import OwnedQuerySet
 from datasets_app.models import Dataset
-from jobs.models import IllegalTransition
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
+from training.train.orders import TrainOrder
 
 
 def protect_while_it_runs(collector: Any, field: Any, stages: Any, using: str) -> None:
@@ -46,7 +45,7 @@ class ChainQuerySet(OwnedQuerySet["Chain"]):
         )
 
 
-class Chain(Owned):
+class Chain(TrainOrder):
     """Stages that are trained one after the other, with a gate between each and the next."""
 
     class Status(models.TextChoices):
@@ -64,6 +63,7 @@ class Chain(Owned):
         Status.CANCELLED: set(),
     }
 
+    UNENDED: ClassVar = (Status.RUNNING,)
     # What its stages stand on is still needed.
     OPEN: ClassVar = (Status.RUNNING, Status.STOPPED)
 
@@ -73,9 +73,6 @@ class Chain(Owned):
         max_length=10, choices=Status.choices, default=Status.DRAFT, db_index=True
     )
     reason = models.TextField(blank=True, help_text="Why it stopped, for people.")
-    priority = models.SmallIntegerField(
-        choices=TrainRun.Priority.choices, default=TrainRun.Priority.NORMAL
-    )
     starts_after = models.ForeignKey(
         TrainRun,
         models.SET_NULL,
@@ -84,25 +81,16 @@ class Chain(Owned):
         related_name="+",
         help_text="Its first train starts once that finished.",
     )
-    idempotency_key = models.CharField(  # noqa: DJ001 - unique where there is one
-        max_length=200, null=True, blank=True, editable=False
-    )
-    created_at = models.DateTimeField(auto_now_add=True)
     ordered_at = models.DateTimeField(null=True, blank=True)
-    ended_at = models.DateTimeField(null=True, blank=True)
 
     objects = ChainQuerySet.as_manager()
 
-    class Meta(Owned.Meta):
-        ordering: ClassVar = ["-pk"]
+    class Meta(TrainOrder.Meta):
         constraints: ClassVar = [
             models.UniqueConstraint(
                 fields=["owner", "idempotency_key"], name="chains_one_per_idempotency_key"
             )
         ]
-
-    def __str__(self) -> str:
-        return self.name
 
     def get_absolute_url(self) -> str:
         return reverse("chains:detail", args=[self.pk])
@@ -110,21 +98,6 @@ class Chain(Owned):
     @property
     def ended(self) -> bool:
         return not self.TRANSITIONS[self.Status(self.status)]
-
-    def transition(self, to: Status, **values: Any) -> bool:
-        """Change the status to `to` and write `values` with it, in one conditional write. Returns
-        whether this caller did. Raises IllegalTransition for a change that there is not."""
-        if to not in self.TRANSITIONS[self.Status(self.status)]:
-            raise IllegalTransition(f"A chain cannot go from {self.status} to {to}.")
-
-        ended = None if to == self.Status.RUNNING else timezone.now()
-        values |= {"status": to, "ended_at": ended}
-        won = Chain.objects.filter(pk=self.pk, status=self.status).update(**values) == 1
-        if won:
-            for name, value in values.items():
-                setattr(self, name, value)
-
-        return won
 
 
 class Stage(models.Model):

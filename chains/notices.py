@@ -30,7 +30,7 @@ def chain_notify(chain: Chain) -> None:
 def chain_notice(run: TrainRun, notice: Notice) -> NoticeText | None:
     """What a notice of a train says where it speaks for a chain."""
     stage = Stage.objects.filter(run=run).select_related("chain__owner").first()
-    if stage is None or not _speaks_for(stage.chain, run):
+    if stage is None or not stage.chain.speaks_for(run):
         return None
 
     chain = stage.chain
@@ -59,11 +59,3 @@ def chain_notice(run: TrainRun, notice: Notice) -> NoticeText | None:
             }
         },
     )
-
-
-def _speaks_for(chain: Chain, run: TrainRun) -> bool:
-    """A train that was resumed after its chain had ended speaks for itself."""
-    if chain.ended_at is None or run.finished_at is None:
-        return False
-
-    return run.finished_at <= chain.ended_at

@@ -58,7 +58,7 @@ def chain_create(
     idempotency_key: str | None = None,
 ) -> Chain:
     """A draft with these stages, which are new rows. Raises UserError by field, and IntegrityError
-    where the owner has a chain of that idempotency key (chain_of_key)."""
+    where the owner has a chain of that idempotency key (Chain.of_key)."""
     priority_check(priority, owner)
     chain = Chain(
         owner=owner,
@@ -92,14 +92,6 @@ def _named_by_stage(position: int) -> Iterator[None]:
             for name, texts in refusal.fields.items()
         }
         raise UserError(fields, code=refusal.code, status=refusal.status) from refusal
-
-
-def chain_of_key(owner: User, idempotency_key: str) -> Chain | None:
-    """The chain that an earlier call with the same key has made."""
-    if not idempotency_key:
-        return None
-
-    return Chain.objects.filter(owner=owner, idempotency_key=idempotency_key).first()
 
 
 def _name_of(stages: Sequence[Stage]) -> str:

@@ -1,6 +1,6 @@
 """Sweeps: one form with several values, trained as one train for each combination that is tried.
 
-The life of a sweep, and its only writer of status, Sweep.transition:
+The life of a sweep, and its only writer of status, TrainOrder.transition:
 
     running <-> paused
     running | paused -> succeeded | stopped
@@ -20,14 +20,13 @@ from typing import Any, ClassVar
 from django.db import models
 from django.db.models import ProtectedError
 from django.urls import reverse
-from django.utils import timezone
 
-from core.ownership import Owned, OwnedQuerySet
+from core.ownership import OwnedQuerySet
 from datasets_app.models import Dataset
-from jobs.models import IllegalTransition
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
+from training.train.orders import TrainOrder
 
 
 def protect_while_it_runs(collector: Any, field: Any, sweeps: Any, using: str) -> None:
@@ -78,7 +77,7 @@ class SweepQuerySet(OwnedQuerySet["Sweep"]):
         ).prefetch_related(models.Prefetch("trials", trials))
 
 
-class Sweep(Owned):
+class Sweep(TrainOrder):
     """What all its trains share, what differs between them, and how the next one is chosen."""
 
     class Status(models.TextChoices):
@@ -107,6 +106,7 @@ class Sweep(Owned):
 
     # It may still ask for trains, or look at those that run.
     ACTIVE: ClassVar = (Status.RUNNING, Status.PAUSED)
+    UNENDED: ClassVar = ACTIVE
     # What it is made of is still needed.
     OPEN: ClassVar = (*ACTIVE, Status.STOPPED)
 
@@ -132,9 +132,6 @@ class Sweep(Owned):
     notes = models.TextField(blank=True)
     labels = models.JSONField(default=list, blank=True)
     continue_adapter = models.BooleanField(default=False)
-    priority = models.SmallIntegerField(
-        choices=TrainRun.Priority.choices, default=TrainRun.Priority.NORMAL
-    )
     start_anyway = models.BooleanField(
         default=False, help_text="Though trains cannot fit, which is for operators."
     )
@@ -170,24 +167,15 @@ class Sweep(Owned):
     failures_from = models.DateTimeField(
         null=True, blank=True, help_text="Trains that failed before do not stop it again."
     )
-    idempotency_key = models.CharField(  # noqa: DJ001 - unique where there is one
-        max_length=200, null=True, blank=True, editable=False
-    )
-    created_at = models.DateTimeField(auto_now_add=True)
-    ended_at = models.DateTimeField(null=True, blank=True)
 
     objects = SweepQuerySet.as_manager()
 
-    class Meta(Owned.Meta):
-        ordering: ClassVar = ["-pk"]
+    class Meta(TrainOrder.Meta):
         constraints: ClassVar = [
             models.UniqueConstraint(
                 fields=["owner", "idempotency_key"], name="sweeps_one_per_idempotency_key"
             )
         ]
-
-    def __str__(self) -> str:
-        return self.name
 
     def get_absolute_url(self) -> str:
         return reverse("sweeps:detail", args=[self.pk])
@@ -195,21 +183,6 @@ class Sweep(Owned):
     @property
     def is_active(self) -> bool:
         return self.status in self.ACTIVE
-
-    def transition(self, to: Status, **values: Any) -> bool:
-        """Change the status to `to` and write `values` with it, in one conditional write. Returns
-        whether this caller did. Raises IllegalTransition for a change that there is not."""
-        if to not in self.TRANSITIONS[self.Status(self.status)]:
-            raise IllegalTransition(f"A sweep cannot go from {self.status} to {to}.")
-
-        ended = None if to in self.ACTIVE else timezone.now()
-        values |= {"status": to, "ended_at": ended}
-        won = Sweep.objects.filter(pk=self.pk, status=self.status).update(**values) == 1
-        if won:
-            for name, value in values.items():
-                setattr(self, name, value)
-
-        return won
 
 
 class Trial(models.Model):

@@ -31,7 +31,7 @@ def sweep_notify(sweep: Sweep) -> None:
 def sweep_notice(run: TrainRun, notice: Notice) -> NoticeText | None:
     """What a notice of a train says where it speaks for a sweep."""
     trial = Trial.objects.filter(run=run).select_related("sweep__owner").first()
-    if trial is None or not _speaks_for(trial.sweep, run):
+    if trial is None or not trial.sweep.speaks_for(run):
         return None
 
     sweep = trial.sweep
@@ -62,11 +62,3 @@ def sweep_notice(run: TrainRun, notice: Notice) -> NoticeText | None:
             }
         },
     )
-
-
-def _speaks_for(sweep: Sweep, run: TrainRun) -> bool:
-    """A train that was resumed after its sweep had ended speaks for itself."""
-    if sweep.ended_at is None or run.finished_at is None:
-        return False
-
-    return run.finished_at <= sweep.ended_at

@@ -41,7 +41,7 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
 
     The same owner with the same key gets the sweep that the first call made. Raises UserError by
     field."""
-    earlier = _sweep_of_key(request.owner, idempotency_key)
+    earlier = Sweep.of_key(request.owner, idempotency_key)
     if earlier is not None:
         return earlier, False
 
@@ -84,20 +84,13 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
             sweep.save()
     except IntegrityError:
         # The other half of a double click was faster.
-        earlier = _sweep_of_key(request.owner, idempotency_key)
+        earlier = Sweep.of_key(request.owner, idempotency_key)
         if earlier is None:
             raise
 
         return earlier, False
 
     return sweep, True
-
-
-def _sweep_of_key(owner: User, idempotency_key: str) -> Sweep | None:
-    if not idempotency_key:
-        return None
-
-    return Sweep.objects.filter(owner=owner, idempotency_key=idempotency_key).first()
 
 
 def sweep_rename(*, sweep: Sweep, by: User, name: str) -> Sweep:

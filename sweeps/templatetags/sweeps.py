@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from django import template
-from django.db.models import Count
 
 from methods.models import TrainingMethod
 from methods.schema import Field
 from sweeps.form import AxisDraft, SweepDraft, panel_of
-from sweeps.models import Sweep, Trial
+from sweeps.models import Trial
 from sweeps.space import NUMBERS, sweep_obstacle
 from training.models import TrainRun
+from training.train.orders import parts_by_train, trains_of
 
 register = template.Library()
 
@@ -49,23 +49,12 @@ def sweep_panel(method: TrainingMethod, sweep: dict[str, Any] | None) -> dict[st
 def trials_of(context: dict[str, Any], rows: Iterable[Any]) -> dict[int, Trial]:
     """{train's id: its trial, with the `count` of all} of rows with a train (`row.train` or
     `row.run`, perhaps None): one query a page. Sweeps that the reader may not see are left out."""
-    trains = [getattr(row, "train", None) or getattr(row, "run", None) for row in rows]
-    return _trials(context, [train.pk for train in trains if train is not None])
+    return parts_by_train(Trial, "sweep", context["user"], trains_of(rows))
 
 
 @register.simple_tag(takes_context=True)
 def trial_of_train(context: dict[str, Any], run: TrainRun) -> Trial | None:
-    return _trials(context, [run.pk]).get(run.pk)
-
-
-def _trials(context: dict[str, Any], trains: list[int]) -> dict[int, Trial]:
-    if not trains:
-        return {}
-
-    sweeps = Sweep.objects.visible_to(context["user"]).order_by()
-    trials = Trial.objects.filter(run__in=trains, sweep__in=sweeps).select_related("sweep")
-    counted = trials.annotate(count=Count("sweep__trials"))
-    return {trial.run_id: trial for trial in counted if trial.run_id is not None}
+    return parts_by_train(Trial, "sweep", context["user"], [run.pk]).get(run.pk)
 
 
 @register.filter
