@@ -11,25 +11,13 @@ from django.http import HttpRequest
 
 from chains.models import Chain, Stage
 from chains.services import chain_cancel, chain_delete
-from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
+from core.owned_admin import SHARING_ACTIONS, OwnedAdmin, PartInline
 from core.requests import reader_of
 
 
-class StageInline(admin.TabularInline):  # type: ignore[type-arg]
+class StageInline(PartInline):
     model = Stage
-    extra = 0
-    can_delete = False
     fields = ("position", "name", "method", "dataset", "run", "model", "gate", "passed", "measured")
-    readonly_fields = fields
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("chains.view_chain")
 
 
 @admin.register(Chain)

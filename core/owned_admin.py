@@ -29,6 +29,25 @@ class HandOverForm(forms.Form):
     )
 
 
+class PartInline(admin.TabularInline):  # type: ignore[type-arg]
+    """Parts of a row, to be seen by whoever may see the row. A subclass names `model` and `fields`."""
+
+    extra = 0
+    can_delete = False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return self.fields
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return has_right(request.user, "view", self.parent_model)
+
+
 class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """A subclass lists SHARING_ACTIONS among its actions."""
 

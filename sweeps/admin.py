@@ -9,27 +9,15 @@ from django.contrib import admin
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 
-from core.owned_admin import SHARING_ACTIONS, OwnedAdmin
+from core.owned_admin import SHARING_ACTIONS, OwnedAdmin, PartInline
 from core.requests import reader_of
 from sweeps.models import Sweep, Trial
 from sweeps.services import sweep_delete, sweep_stop
 
 
-class TrialInline(admin.TabularInline):  # type: ignore[type-arg]
+class TrialInline(PartInline):
     model = Trial
-    extra = 0
-    can_delete = False
     fields = ("number", "values", "run", "state", "value", "reason")
-    readonly_fields = fields
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("sweeps.view_sweep")
 
 
 @admin.register(Sweep)

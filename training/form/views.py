@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.requests import reader_of
 from core.text import are, counted
 from datasets_app.models import Dataset
-from jobs.devices.presence import worker_state
+from jobs.devices.presence import WorkerState, worker_state
 from methods.models import TrainingMethod
 from training.form.draft import Draft, draft_new, draft_read, train_find
 from training.form.forecast_bar import with_forecast_html
@@ -242,8 +242,8 @@ class TrainPlanView(View):
         )
 
 
-class StepTrialView(View):
-    """The form's fields as posted -> where the trial of one step can be asked after."""
+class TrialView(View):
+    """The form's fields as posted -> where a trial of them can be asked after."""
 
     def post(self, request: HttpRequest, slug: str) -> JsonResponse:
         method = get_object_or_404(TrainingMethod, slug=slug)
@@ -252,47 +252,38 @@ class StepTrialView(View):
         if draft.base_model is None or draft.dataset is None:
             return JsonResponse({"error": "Choose a base model and a dataset first."}, status=400)
 
+        common = {
+            "by": draft.reader,
+            "method": method,
+            "base_model": draft.base_model,
+            "dataset": draft.dataset,
+            "parameters": draft.parameters,
+            "system_prompt": draft.system_prompt,
+        }
         try:
-            measurement = step_try(
-                by=draft.reader,
-                method=method,
-                base_model=draft.base_model,
-                dataset=draft.dataset,
-                parameters=draft.parameters,
-                system_prompt=draft.system_prompt,
-                continue_adapter=draft.continue_adapter,
-                state=state,
-            )
+            url = self.begin(draft, state, common)
         except UserError as error:
             return JsonResponse({"error": error.message}, status=400)
 
-        url = reverse("api-trains-step", args=[measurement.pk])
         return JsonResponse({"url": url}, status=202)
 
+    def begin(self, draft: Draft, state: WorkerState, common: dict[str, Any]) -> str:
+        """Begin it with what all trials are given, and return the address. Raises UserError."""
+        raise NotImplementedError
 
-class RewardTrialView(View):
-    """The form's fields as posted, perhaps with typed answers -> the key of a trial of its
-    rewards."""
 
-    def post(self, request: HttpRequest, slug: str) -> JsonResponse:
-        method = get_object_or_404(TrainingMethod, slug=slug)
-        state = worker_state()
-        draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
-        if draft.base_model is None or draft.dataset is None:
-            return JsonResponse({"error": "Choose a base model and a dataset first."}, status=400)
+class StepTrialView(TrialView):
+    """Tries one step."""
 
-        try:
-            key = trial_start(
-                by=draft.reader,
-                method=method,
-                base_model=draft.base_model,
-                dataset=draft.dataset,
-                parameters=draft.parameters,
-                system_prompt=draft.system_prompt,
-                answers=request.POST.getlist("trial-answer") or None,
-                device=state.device_kind,
-            )
-        except UserError as error:
-            return JsonResponse({"error": error.message}, status=400)
+    def begin(self, draft: Draft, state: WorkerState, common: dict[str, Any]) -> str:
+        measurement = step_try(**common, continue_adapter=draft.continue_adapter, state=state)
+        return reverse("api-trains-step", args=[measurement.pk])
 
-        return JsonResponse({"url": reverse("api-trains-tried", args=[key])}, status=202)
+
+class RewardTrialView(TrialView):
+    """Tries the rewards, perhaps on typed answers."""
+
+    def begin(self, draft: Draft, state: WorkerState, common: dict[str, Any]) -> str:
+        answers = self.request.POST.getlist("trial-answer") or None
+        key = trial_start(**common, answers=answers, device=state.device_kind)
+        return reverse("api-trains-tried", args=[key])
