@@ -273,7 +273,7 @@ def _sweep_text(request: Request, check: SweepCheck, preview: dict[str, Any]) ->
         text = f"At most {counted(check.trains, 'train')}"
 
     if request.budget_hours:
-        text += f", until they ran {request.budget_hours:g} h together"
+        text += f", until they have run for {request.budget_hours:g} h in total"
 
     if preview["time"] is not None:
         text += f"; {about(preview['time']['seconds'] * check.trains)} one after the other"
@@ -286,7 +286,7 @@ def panel_of(method: TrainingMethod, sweep: SweepDraft) -> dict[str, Any]:
     return {
         "draft": sweep,
         "metrics": list(method_metrics(method).items()),
-        "searches": [("", "By the values"), *Sweep.Search.choices],
+        "searches": [("", "Automatic"), *Sweep.Search.choices],
         "pruners": Sweep.Pruner.choices,
         "usual_budget": USUAL_BUDGET,
     }
@@ -342,7 +342,8 @@ class SweepFormView(View):
             else:
                 if created:
                     messages.success(
-                        request, f"{made.name} runs: its first train joins the queue in seconds."
+                        request,
+                        f"{made.name} has started. Its first train joins the queue in a few seconds.",
                     )
 
                 return redirect(made)

@@ -259,7 +259,7 @@ def test_the_page_shows_what_became_of_each_train(caller, make_sweep):
     sweep = make_sweep(space=space, pruner="median", budget_trains=6, budget_hours=5.5)
     path = f"/sweeps/{sweep.pk}/"
     assert "The next train is about to join the queue." in text(caller, path)
-    assert "Two trains have to succeed" not in text(caller, path)
+    assert "Appears once two trains" not in text(caller, path)
 
     advance(sweep)
     run_begin(waiting(sweep)[0].run)
@@ -277,7 +277,7 @@ def test_the_page_shows_what_became_of_each_train(caller, make_sweep):
     assert len(lines) == 6
     assert len(html.select(".trial-line.line-best")) == 1
     assert {len(line.select_one(".seen")["points"].split()) for line in lines} <= {3, 4}
-    assert "No verdict:" in html.get_text()
+    assert "Too early to tell:" in html.get_text()
     copy = html.select_one(".page-head a.btn-primary")
     best_trial = next(each for each in trials(sweep) if each.value == value)
     assert "Copy the best" in copy.get_text()
