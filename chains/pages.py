@@ -7,7 +7,6 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -16,7 +15,7 @@ from django.views import View
 
 from chains.filters import ChainFilter
 from chains.form import chain_or_404
-from chains.models import Chain, Stage
+from chains.models import Chain, ChainQuerySet, Stage
 from chains.services import (
     chain_cancel,
     chain_copy,
@@ -30,29 +29,26 @@ from chains.services import (
 )
 from chains.standing import chain_activity, go_on_words, seen_of, stage_now, stage_rows
 from core.errors import UserError
-from core.listing import PAGE_ROWS
 from core.ownership import may_change, may_delete
 from core.parts import page_or_part, wants_part
 from core.requests import integer_of, reader_of
 from core.row_actions import RowActionView
 from training.models import TrainRun
 from training.pages.compare import FEWEST_TRAINS, MOST_TRAINS
+from training.pages.orders import OrderListView
 
 Status = Chain.Status
 
 
-class ChainListView(View):
-    def get(self, request: HttpRequest) -> HttpResponse:
-        visible = Chain.objects.visible_to(request.user)
-        matching = ChainFilter(request.GET, queryset=visible.with_related()).qs
-        page = Paginator(matching, PAGE_ROWS).get_page(request.GET.get("page"))
-        context = {
-            "page": page,
-            "rows": [(chain, chain_activity(chain), _now(chain)) for chain in page],
-            "any": visible.exists(),
-            "statuses": [("", "All"), *Status.choices],
-        }
-        return render(request, "chains/list.html", context)
+class ChainListView(OrderListView):
+    filter = ChainFilter
+    template_name = "chains/list.html"
+
+    def with_listed(self, orders: ChainQuerySet) -> ChainQuerySet:
+        return orders.with_related()
+
+    def row(self, order: Chain) -> dict[str, Any]:
+        return {"order": order, "activity": chain_activity(order), "now": _now(order)}
 
 
 def _now(chain: Chain) -> Stage | None:

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import django_filters
-
-from core.listing import ChoicesFilter, ListFilter, SortFilter
+from core.listing import ChoicesFilter
 from sweeps.models import Sweep
+from training.pages.orders import OrderFilter
 
 
-class SweepFilter(ListFilter):
-    searched = ("name",)
+class SweepFilter(OrderFilter):
     status = ChoicesFilter(choices=Sweep.Status.choices)
-    owner = django_filters.CharFilter(field_name="owner__username")
-    shared = django_filters.BooleanFilter()
-    ordering = SortFilter(
-        {
-            "id": "id",
-            "name": "name",
-            "status": "status",
-            "created_at": "created_at",
-            "owner": "owner__username",
-        }
-    )
 
     class Meta:
         model = Sweep

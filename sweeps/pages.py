@@ -6,21 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils.decorators import method_decorator
 from django.views import View
 
-from core.listing import PAGE_ROWS
 from core.ownership import may_change, may_delete
 from core.parts import page_or_part, wants_part
 from core.requests import reader_of, row_or_404
 from core.row_actions import RowActionView
 from sweeps.drawing import best_line_of, parallel_of
 from sweeps.filters import SweepFilter
-from sweeps.models import Sweep, Trial
+from sweeps.models import Sweep, SweepQuerySet, Trial
 from sweeps.ranking import best_trial, counts_text, number, ranked
 from sweeps.services import (
     sweep_continue,
@@ -39,6 +37,7 @@ from sweeps.standing import (
 )
 from sweeps.study import FEWEST_FOR_IMPORTANCE
 from training.pages.compare import FEWEST_TRAINS, MOST_TRAINS
+from training.pages.orders import OrderListView
 from training.train.metrics import metric_title
 
 Status = Sweep.Status
@@ -50,29 +49,22 @@ def sweep_or_404(request: HttpRequest, pk: int) -> Sweep:
     return row_or_404(visible.with_related(), pk)
 
 
-class SweepListView(View):
-    def get(self, request: HttpRequest) -> HttpResponse:
-        visible = Sweep.objects.visible_to(request.user)
-        matching = SweepFilter(request.GET, queryset=visible.listed()).qs
-        page = Paginator(matching, PAGE_ROWS).get_page(request.GET.get("page"))
-        context = {
-            "page": page,
-            "rows": [_listed(sweep) for sweep in page],
-            "any": visible.exists(),
-            "statuses": [("", "All"), *Status.choices],
+class SweepListView(OrderListView):
+    filter = SweepFilter
+    template_name = "sweeps/list.html"
+
+    def with_listed(self, orders: SweepQuerySet) -> SweepQuerySet:
+        return orders.listed()
+
+    def row(self, order: Sweep) -> dict[str, Any]:
+        trials = list(order.trials.all())
+        best = best_trial(order, trials)
+        return {
+            "order": order,
+            "activity": sweep_activity(order) or counts_text(trials),
+            "best": number(best.value) if best is not None and best.value is not None else "",
+            "metric": metric_title(order.metric),
         }
-        return render(request, "sweeps/list.html", context)
-
-
-def _listed(sweep: Sweep) -> dict[str, Any]:
-    trials = list(sweep.trials.all())
-    best = best_trial(sweep, trials)
-    return {
-        "sweep": sweep,
-        "activity": sweep_activity(sweep) or counts_text(trials),
-        "best": number(best.value) if best is not None and best.value is not None else "",
-        "metric": metric_title(sweep.metric),
-    }
 
 
 def sweep_context(request: HttpRequest, sweep: Sweep) -> dict[str, Any]:
