@@ -3,6 +3,7 @@ its own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -12,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -249,19 +249,24 @@ class Platform:
         (supervisor,) = self.processes("supervisord")
         return next(child for child in supervisor.children() if child.name() == "valkey-server")
 
-    def train_worker(self) -> psutil.Process:
-        """The worker itself: of its forks, which share its command line, the one that is nobody's
-        child there."""
+    def train_workers(self) -> list[psutil.Process]:
+        """The workers themselves: of their forks, which share their command line, those that are
+        nobody's child there."""
         family = {process.pid: process for process in self.processes("manage.py", "train_worker")}
-        return next(process for process in family.values() if process.ppid() not in family)
+        workers = []
+        for process in family.values():
+            with contextlib.suppress(psutil.Error):
+                if process.ppid() not in family:
+                    workers.append(process)
+
+        return workers
+
+    def train_worker(self) -> psutil.Process:
+        """The only one, or any of several."""
+        return next(iter(self.train_workers()))
 
     def fork_server(self) -> psutil.Process:
-        """The warm process beside the worker, which engines are forked from."""
-        return next(
-            child
-            for child in self.train_worker().children()
-            if "engine.process.forkserver" in child.cmdline()
-        )
+        return fork_server_of(self.train_worker())
 
     def supervisor_and_engine(self) -> tuple[psutil.Process, psutil.Process]:
         """Those of the train that runs, once both are there: an attempt is called running before
@@ -279,13 +284,21 @@ class Platform:
             time.sleep(0.1)
 
 
+def fork_server_of(worker: psutil.Process) -> psutil.Process:
+    """The warm process beside a worker, which engines are forked from. Raises StopIteration where it
+    is gone."""
+    return next(
+        child for child in worker.children() if "engine.process.forkserver" in child.cmdline()
+    )
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-@contextmanager
+@contextlib.contextmanager
 def running_platform(
     home: Path | None = None, variables: dict[str, str] | None = None
 ) -> Iterator[Platform]:

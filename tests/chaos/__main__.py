@@ -1,9 +1,10 @@
 """python -m tests.chaos: break a running platform at random moments, and see what is lost.
 
-Every round is one train of the tiny model and one piece of background work of every kind beside it
-(tests.chaos.work), several faults while they run, and then the truth: see tests.chaos.truth. A train
-whose engine was killed or that ran out of disk fails, as it should, until somebody resumes it, and so
-does work whose program was killed until somebody tries it again; the harness does that."""
+Every round is one train of the tiny model, on one device or on two, and one piece of background
+work of every kind beside it (tests.chaos.work), several faults while they run, and then the truth:
+see tests.chaos.truth. A train whose engine was killed or that ran out of disk fails, as it should,
+until somebody resumes it, and so does work whose program was killed until somebody tries it again;
+the harness does that."""
 
 from __future__ import annotations
 
@@ -52,6 +53,8 @@ PAUSE_SECONDS = 3.0
 # For how long a fault waits until there is work again that it can hit.
 WORK_SECONDS = 60
 ROUND_SECONDS = 1800
+# Of the platform. A round's train is on one of them or on all.
+DEVICES = 2
 TRAIN = "train"
 CHAT = "chat"
 
@@ -73,7 +76,7 @@ def current_state(platform: Platform, run: int) -> dict[str, Any] | None:
     return answer.json() if answer.status_code == 200 else None
 
 
-def begin(platform: Platform, dataset: int, steps: int) -> int:
+def begin(platform: Platform, dataset: int, steps: int, devices: int = 1) -> int:
     """Start a train, however often the platform has to be asked; the same key starts no second
     one."""
     body = {
@@ -83,7 +86,8 @@ def begin(platform: Platform, dataset: int, steps: int) -> int:
         "parameters": {
             "max_steps": steps,
             "max_tokens": 64,
-            "batch_size": 2,
+            "devices": devices,
+            "batch_size": 2 // devices,
             "evaluation_split": 0.1,
             "sample_prompts": 0,
             "save_strategy": "steps",
@@ -154,7 +158,8 @@ def round_of(
     platform, seen = bench.platform, Round()
     steps = STEPS_A_FAULT * len(faults)
     deadline = time.monotonic() + ROUND_SECONDS
-    run = begin(platform, bench.dataset, steps)
+    devices = draw.randint(1, bench.devices)
+    run = begin(platform, bench.dataset, steps, devices)
     # From its first checkpoint on: before it there is nothing to resume from.
     wait_for_checkpoint(platform, run, deadline)
     pieces = pieces_of(bench, number, names)
@@ -186,7 +191,9 @@ def round_of(
     seen.add_problems(CHAT, chat.end())
     problems = lost(platform, row, steps)
     seen.add_problems(TRAIN, problems)
-    seen.life = f"{seen.hits[TRAIN]} while the train lived, its attempt {row.get('attempt')}"
+    of_devices = "one device" if devices == 1 else f"{devices} devices"
+    seen.life = f"{seen.hits[TRAIN]} while the train lived, on {of_devices}, "
+    seen.life += f"its attempt {row.get('attempt')}"
     seen.life += f"; {chat.ends[ANSWERED]} of {chat.ends.total()} questions answered"
     if not problems:
         # Room for the next: the platform keeps a reserve and starts nothing below it.
@@ -368,8 +375,10 @@ def running_bench(
     platform's."""
     with running_hub() as hub:
         variables |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+        variables |= {"DEEPEXTENSION_CPU_DEVICES": str(DEVICES)}
         with running_platform(home, variables) as platform:
             bench = bench_of(platform)
+            bench.devices = DEVICES
             if Merge.name in names:
                 bench.train = trained(platform, bench.dataset)
 

@@ -17,7 +17,7 @@ from random import Random
 import psutil
 from redis.exceptions import RedisError
 
-from tests.live import ROOT, Platform
+from tests.live import ROOT, Platform, fork_server_of
 
 # How long a fault of background work waits for some to hit.
 WAIT_FOR_WORK_SECONDS = 8
@@ -48,21 +48,56 @@ def _kill(*processes: psutil.Process | None) -> None:
                 process.kill()
 
 
+def _freeze(*processes: psutil.Process, seconds: float) -> None:
+    for sign, pause in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0)):
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(sign)
+
+        time.sleep(pause)
+
+
 def _family(
     scene: Scene,
 ) -> tuple[psutil.Process | None, psutil.Process | None, psutil.Process | None]:
     """(worker, supervisor, engine), as far as they live."""
-    with contextlib.suppress(psutil.Error, StopIteration):
-        worker = scene.platform.train_worker()
-        server = scene.platform.fork_server()
-        supervisor = next((child for child in worker.children() if child.pid != server.pid), None)
-        engine = next(iter(server.children()), None)
-        return worker, supervisor, engine
-    return None, None, None
+    families = []
+    for worker in scene.platform.train_workers():
+        with contextlib.suppress(psutil.Error, StopIteration):
+            server = fork_server_of(worker)
+            others = [child for child in worker.children() if child.pid != server.pid]
+            engine = next(iter(server.children()), None)
+            families.append((worker, next(iter(others), None), engine))
+
+    # A machine of two devices has two workers, of which one has the train.
+    busy = [family for family in families if family[1] or family[2]]
+    return next(iter(busy or families), (None, None, None))
 
 
 def kill_engine(scene: Scene) -> None:
     _kill(_family(scene)[2])
+
+
+def _ranks(scene: Scene) -> list[psutil.Process]:
+    """Of a train on two devices; the engine itself where it is on one."""
+    engine = _family(scene)[2]
+    with contextlib.suppress(psutil.Error):
+        if engine is not None:
+            return engine.children() or [engine]
+
+    return []
+
+
+def kill_rank(scene: Scene) -> None:
+    """The others would wait for it for ever."""
+    if ranks := _ranks(scene):
+        _kill(scene.draw.choice(ranks))
+
+
+def freeze_rank(scene: Scene) -> None:
+    """The others wait for it."""
+    if ranks := _ranks(scene):
+        _freeze(scene.draw.choice(ranks), seconds=scene.draw.uniform(1, 5))
 
 
 def kill_supervisor(scene: Scene) -> None:
@@ -177,12 +212,9 @@ def fill_disk(scene: Scene) -> None:
 
 def freeze_engine(scene: Scene) -> None:
     """Nothing is dead, and nothing moves."""
-    _, _, engine = _family(scene)
-    with contextlib.suppress(psutil.Error):
-        if engine is not None:
-            engine.send_signal(signal.SIGSTOP)
-            time.sleep(scene.draw.uniform(1, 5))
-            engine.send_signal(signal.SIGCONT)
+    engine = _family(scene)[2]
+    if engine is not None:
+        _freeze(engine, seconds=scene.draw.uniform(1, 5))
 
 
 @dataclass
@@ -273,13 +305,7 @@ def freeze_job(scene: Scene) -> None:
     if lane is None or lane.job is None:
         return
 
-    frozen = [lane.job, *lane.programs]
-    for sign, pause in ((signal.SIGSTOP, scene.draw.uniform(1, 5)), (signal.SIGCONT, 0)):
-        for process in frozen:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(sign)
-
-        time.sleep(pause)
+    _freeze(lane.job, *lane.programs, seconds=scene.draw.uniform(1, 5))
 
 
 def kill_watch(scene: Scene) -> None:
@@ -303,6 +329,7 @@ def freeze_model_server(scene: Scene) -> None:
 
 EVERYWHERE: tuple[Fault, ...] = (
     kill_engine,
+    kill_rank,
     kill_supervisor,
     kill_worker,
     kill_worker_supervisor_and_engine,
@@ -316,6 +343,7 @@ EVERYWHERE: tuple[Fault, ...] = (
     deploy,
     reboot,
     freeze_engine,
+    freeze_rank,
     kill_lane,
     kill_job,
     kill_program,
@@ -335,6 +363,7 @@ ANSWERS_ALONE = (kill_gateway, kill_model_server, freeze_model_server)
 WORK_ALONE = (*ONE_WORKER, kill_lanes, *ANSWERS_ALONE)
 TRAINS_ALONE = (
     kill_engine,
+    kill_rank,
     kill_supervisor,
     kill_worker,
     kill_worker_supervisor_and_engine,
@@ -342,6 +371,7 @@ TRAINS_ALONE = (
     half_checkpoint,
     second_worker,
     freeze_engine,
+    freeze_rank,
     *ANSWERS_ALONE,
 )
 

@@ -47,7 +47,8 @@ class Job:
 
 class Bench:
     """What all pieces of work of a run share. dataset: one that is there. train: one that has
-    finished, for merges. folder: files to upload. before: what was odd before anything broke."""
+    finished, for merges. devices: how many a train may have. folder: files to upload. before: what
+    was odd before anything broke."""
 
     def __init__(self, platform: Platform, dataset: int, before: set[str]) -> None:
         self.platform = platform
@@ -56,6 +57,7 @@ class Bench:
         self.undisturbed: dict[str, Any] = {}
         # See bench_equip.
         self.train = 0
+        self.devices = 1
         self.folder = Path()
 
     def query(self, text: str, *values: Any) -> list[Any]:
