@@ -363,7 +363,7 @@ def _go_on(sweep: Sweep, trials: Sequence[Trial]) -> bool:
     if chosen:
         return _begin(sweep, trials, chosen[0])
     if len(trials) >= sweep.budget_trains:
-        reason = f"It has made its {counted(sweep.budget_trains, 'train')}."
+        reason = f"Its budget of {counted(sweep.budget_trains, 'train')} is used up."
         return not running and _finish(sweep, trials, reason)
 
     if len(running) >= _ahead(sweep):

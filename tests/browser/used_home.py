@@ -743,7 +743,7 @@ def sweeps_make(
     plans: dict[str, tuple[dict[str, Any], int, str]] = {
         "running": (many, 15, ""),
         "paused": (few, 2, ""),
-        "succeeded": (few, 24, "It has made its 24 trains."),
+        "succeeded": (few, 24, "Its budget of 24 trains is used up."),
         "stopped": (few, 5, reason),
     }
     usual = [run for run in trains.values() if run.status == "finished"]

@@ -86,7 +86,7 @@ def test_each_search_with_each_pruner_finds_the_best(make_sweep, search, pruner)
     all_trained(sweep, score)
 
     assert sweep.status == Status.SUCCEEDED
-    assert sweep.reason == "It has made its 9 trains."
+    assert sweep.reason == "Its budget of 9 trains is used up."
     rows = trials(sweep)
     assert [trial.number for trial in rows] == list(range(1, 10))
     assert len({values_key(trial.values) for trial in rows}) == 9
@@ -402,7 +402,7 @@ def test_one_whose_every_train_fails_has_not_succeeded(make_sweep):
     advance(sweep)
     assert sweep.status == Status.STOPPED
     assert sweep.reason == (
-        "It has made its 2 trains. None has succeeded. The last one that failed: Memory ran out."
+        "Its budget of 2 trains is used up. None has succeeded. The last one that failed: Memory ran out."
     )
 
 
@@ -481,7 +481,7 @@ def test_a_train_that_a_person_stops_is_no_failure_and_no_result(make_sweep, ali
     assert [trial.state for trial in trials(sweep)] == [State.STOPPED] * 3
     # Nor has a sweep succeeded of which nothing has.
     assert sweep.status == Status.STOPPED
-    assert sweep.reason == "It has made its 3 trains. None has succeeded."
+    assert sweep.reason == "Its budget of 3 trains is used up. None has succeeded."
     assert best_trial(sweep, trials(sweep)) is None
 
 
