@@ -83,7 +83,7 @@ def test_six_trains_two_pruned_and_the_best_copied(open_page, platform):
     expect(page.locator("tr.is-best")).to_have_class(re.compile("is-lit"))
     page.keyboard.press("Enter")
     expect(page.locator("tr.is-best a")).to_be_focused()
-    best = page.locator("tr.is-best td").first.inner_text()
+    best = page.locator("tr.is-best td[data-label='Learning rate']").inner_text()
 
     page.get_by_role("link", name="Copy the best").click()
     page.wait_for_url(re.compile(r"/trains/new/lora/\?copy="))
