@@ -1,0 +1,478 @@
+"""What a train makes, from the run directory of the node that writes it to the storage, while it is
+trained in.
+
+A checkpoint or the model is put before the events that tell of it, and the state that names both
+comes last. What the storage did not take now is put in the next round: a storage that is away holds
+nobody up."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.contract.rundir import (
+    CHECKPOINTS,
+    EVENTS,
+    LOG,
+    MANIFEST,
+    MODEL,
+    SAVE,
+    SPEC,
+    START,
+    START_ADAPTER,
+    STOP,
+    checkpoints,
+    save_request,
+    stop_request,
+    stop_requested,
+)
+from engine.storage.backends import Digest
+from engine.storage.bring import Bringer
+from engine.storage.errors import ObjectMissing, Overtaken
+from engine.storage.rounds import Rounds, insist
+from engine.storage.session import SESSION, Live, Session, live_read
+from engine.storage.state import State, state_read, state_write
+from engine.storage.store import FileChanged, Store
+from engine.storage.trees import (
+    Sums,
+    Tree,
+    object_name,
+    sealed_tree,
+    tree_of,
+    tree_put,
+)
+
+PAUSE_SECONDS = 2.0
+# How long a request may take that is repeated anyway.
+BRIEF_SECONDS = 5.0
+# How long the end of a train waits for a storage that is away.
+LAST_PATIENCE_SECONDS = 600.0
+LARGEST_PIECE = 4 << 20
+LONGEST_LINE = 32 << 20
+# Pieces of a growing file that are smaller than that are put together once there are so many.
+SMALL_PIECE = 256 << 10
+MOST_SMALL_PIECES = 32
+# Logs of ranks are for people who look for a cause, and grow with every line.
+RANK_LOG_SECONDS = 30.0
+# They tell of folders that must be there before.
+TELL_OF_FOLDERS = frozenset({"checkpoint", "finished", "stopped", "failed"})
+FOLDERS = (START, START_ADAPTER, MODEL)
+
+RESTORE_TRIES = 3
+
+OWNER, LOCK = ".outputs.json", ".outputs.lock"
+NOT_FILES = frozenset({SPEC, STOP, SAVE, EVENTS, LOG})
+
+
+class OutputsPush:
+    """What is put in one generation of a session. `skipped`: {folder: why it was left out so far}."""
+
+    def __init__(self, store: Store, session: Session, directory: Path, state: State) -> None:
+        self.store = store
+        self.session = session
+        self.directory = directory
+        self.state = state
+        self.skipped: dict[str, str] = {}
+        self.sums = Sums()
+        self.written = state.as_json()
+        self.asked_for = state.saves
+        self.rank_logs_put = 0.0
+        self.lock = -1
+        # What no state refers to any more, to be deleted once that is written.
+        self.dropped: set[Digest] = set()
+
+        brief = store.with_patience(BRIEF_SECONDS)
+        self.requests = Rounds(lambda: self.requests_take(brief), PAUSE_SECONDS, "requests")
+        self.rounds = Rounds(self.round, PAUSE_SECONDS, "outputs")
+
+    @classmethod
+    def begin(cls, store: Store, session_name: str, directory: Path) -> OutputsPush:
+        """Write this session from here on, and bring its run directory here: all that was put so far.
+        Where this directory wrote it last (another process of this node did), it goes on with what
+        is here. Raises StorageError, Overtaken where such a process still lives, and OSError."""
+        session = Session(session_name)
+        if (directory / SESSION).exists():
+            raise ValueError(f"{directory} is the platform's own run directory.")
+
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CHECKPOINTS).mkdir(exist_ok=True)
+        lock = _lock(directory, session)
+
+        try:
+            live = live_read(store, session)
+            state = _continued(store, session, directory, live)
+            if state is None:
+                state = _claimed(store, session, directory, live)
+        except BaseException:
+            os.close(lock)
+            raise
+
+        push = cls(store, session, directory, state)
+        push.lock = lock
+        return push
+
+    def start(self) -> None:
+        """Put what is new every PAUSE_SECONDS, from a thread, and take stop and save-now from the
+        platform."""
+        self.requests.start()
+        self.rounds.start()
+
+    @property
+    def trouble(self) -> str:
+        """Why the last round failed; "" where it did not."""
+        return self.rounds.trouble or self.requests.trouble
+
+    @property
+    def is_overtaken(self) -> bool:
+        return self.rounds.is_over or self.requests.is_over
+
+    def close(self, patience: float = LAST_PATIENCE_SECONDS, *, ended: bool = True) -> None:
+        """Put the rest. ended: nothing more comes in this session. Raises what still stands against
+        it after `patience` seconds."""
+        self.requests.end()
+        self.rounds.end()
+
+        def last_round() -> None:
+            self.rank_logs_put = 0.0
+            self.state.ended = ended
+            self.round()
+
+        try:
+            insist(last_round, patience)
+        finally:
+            if self.lock >= 0:
+                os.close(self.lock)
+                self.lock = -1
+
+    def round(self) -> None:
+        """Put what is new once. Raises StorageError, and OSError for a file that cannot be read."""
+        self._check_mine()
+        # Whatever these events tell of is there before them, and so is seen below.
+        events_end = _size(self.directory / EVENTS)
+
+        self._grow_all(events_end, holds=True)
+        self._write()
+        self._folders()
+        self._files()
+        self._grow_all(events_end, holds=False)
+        self._write()
+
+    def requests_take(self, store: Store) -> None:
+        """Hand stop and save-now to the engine. Raises StorageError."""
+        live = self._check_mine(store)
+        if live.stops and not stop_requested(self.directory):
+            stop_request(self.directory)
+
+        if live.saves > self.asked_for:
+            save_request(self.directory)
+            self.asked_for = live.saves
+
+    def _check_mine(self, store: Store | None = None) -> Live:
+        """Raises Overtaken where another one writes, or nobody wants to know any more."""
+        try:
+            live = live_read(store or self.store, self.session)
+        except ObjectMissing as error:
+            raise Overtaken(self.session.name) from error
+
+        if live.generation != self.state.generation:
+            raise Overtaken(self.session.name)
+
+        return live
+
+    def _write(self) -> None:
+        """Write the state, if there is something new in it, and delete what it no longer needs."""
+        if not (self.directory / SAVE).exists():
+            # The engine takes the file away.
+            self.state.saves = self.asked_for
+
+        if self.state.as_json() == self.written:
+            return
+
+        self._check_mine()
+        state_write(self.store, self.session, self.state)
+        self.written = self.state.as_json()
+
+        needed = self.state.objects()
+        for digest in self.dropped - needed:
+            self.store.delete(object_name(self.session.objects, digest))
+
+        self.dropped.clear()
+
+    def _grow_all(self, events_end: int, *, holds: bool) -> None:
+        self._grow(LOG, _size(self.directory / LOG))
+        self._grow(EVENTS, events_end, holds=holds)
+
+    def _grow(self, name: str, end: int, *, holds: bool = False) -> None:
+        """Put what a file has grown by, up to byte `end`. holds: of events, only those before one that
+        tells of a folder."""
+        path = self.directory / name
+        if end < self.state.length(name):
+            if name == EVENTS:
+                raise OSError(5, "The events have become fewer", str(path))
+
+            self.dropped.update(self.state.grown.pop(name, []))
+
+        for content, is_last in _pieces(path, self.state.length(name), end, name == EVENTS, holds):
+            if not content:
+                return
+
+            piece = self._piece_put(content)
+            self.state.grown.setdefault(name, []).append(piece)
+            self._merge(name)
+            if is_last:
+                return
+
+    def _piece_put(self, content: bytes) -> Digest:
+        digest = Digest.of(content)
+        name = object_name(self.session.objects, digest)
+        if self.store.digest(name) != digest:
+            self.store.put_bytes(content, name)
+
+        return digest
+
+    def _merge(self, name: str) -> None:
+        """Put the last small pieces together: a train of days is not to leave a million objects."""
+        pieces = self.state.grown[name]
+        small = 0
+        while small < len(pieces) and pieces[-1 - small].size < SMALL_PIECE:
+            small += 1
+
+        if small < MOST_SMALL_PIECES:
+            return
+
+        kept, merged = pieces[:-small], pieces[-small:]
+        begin = sum(piece.size for piece in kept)
+        with (self.directory / name).open("rb") as stream:
+            stream.seek(begin)
+            content = stream.read(sum(piece.size for piece in merged))
+
+        self.state.grown[name] = [*kept, self._piece_put(content)]
+        self.dropped.update(merged)
+
+    def _folders(self, left_out: str = "") -> None:
+        """Put the folders that are whole, but for the one that is left out."""
+        found = {}
+        for name, folder in self._folders_here(left_out):
+            try:
+                tree = self._tree(folder)
+                if tree and self.state.trees.get(name) != tree:
+                    tree_put(self.store, folder, tree, self.session.objects)
+            except (FileNotFoundError, FileChanged) as error:
+                # The engine has pruned or replaced it meanwhile.
+                self.skipped[name] = str(error)
+                continue
+
+            if tree:
+                found[name] = tree
+                self.skipped.pop(name, None)
+
+        for name, tree in self.state.trees.items():
+            if found.get(name) != tree:
+                self.dropped.update(tree.values())
+
+        self.state.trees = found
+
+    def _folders_here(self, left_out: str) -> Iterator[tuple[str, Path]]:
+        """The newest checkpoint comes last: what it shares with others is there then."""
+        yield from ((name, self.directory / name) for name in FOLDERS if name != left_out)
+        for _, folder in sorted(checkpoints(self.directory)):
+            yield f"{CHECKPOINTS}/{folder.name}", folder
+
+    def _tree(self, folder: Path) -> Tree:
+        """{} for a folder that is not there or not sealed."""
+        if folder.name != MODEL:
+            return sealed_tree(folder) if (folder / MANIFEST).is_file() else {}
+
+        return tree_of(folder, self.sums) if folder.is_dir() else {}
+
+    def _files(self) -> None:
+        """Files of their own. Logs of ranks now and then."""
+        is_due = time.monotonic() - self.rank_logs_put >= RANK_LOG_SECONDS
+        found = {}
+
+        for path in sorted(self.directory.iterdir()):
+            name = path.name
+            if name in NOT_FILES or name.startswith(".") or name.endswith(".tmp"):
+                continue
+            if not path.is_file():
+                continue
+            if path.suffix == ".log" and not is_due and name in self.state.files:
+                found[name] = self.state.files[name]
+                continue
+
+            try:
+                digest = self.sums.digest(path)
+                tree_put(self.store, self.directory, {name: digest}, self.session.objects)
+                found[name] = digest
+            except (FileNotFoundError, FileChanged):
+                # Removed, or written to: the next round sees it as it is then.
+                if name in self.state.files and path.exists():
+                    found[name] = self.state.files[name]
+
+        if is_due:
+            self.rank_logs_put = time.monotonic()
+
+        self.dropped.update(set(self.state.files.values()) - set(found.values()))
+        self.state.files = found
+
+
+def first_state(store: Store, session: Session, directory: Path) -> State:
+    """Put what an earlier attempt left in the platform's run directory, as generation 0: what the
+    nodes begin with. Its log and its model are of no use to them."""
+    push = OutputsPush(store, session, directory, State(0))
+    store.put_bytes(b"", session.generation(0))
+    push._grow(EVENTS, _size(directory / EVENTS))
+    push._folders(left_out=MODEL)
+    push._files()
+    state_write(store, session, push.state)
+    return push.state
+
+
+def state_newest(store: Store, session: Session, generation: int) -> State:
+    """Of this generation, or of the last one before it that has written one. Raises StorageError."""
+    while True:
+        try:
+            return state_read(store, session, generation)
+        except ObjectMissing:
+            if generation <= 0:
+                raise
+
+        generation -= 1
+
+
+def outputs_restore(store: Store, session_name: str, directory: Path) -> None:
+    """Bring checkpoints and weights to begin with into the run directory of a node that writes nothing
+    back, as they are in the newest state. Raises StorageError, and OSError where the disk is full."""
+    session = Session(session_name)
+    (directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    state = state_newest(store, session, live_read(store, session).generation)
+    Bringer(store, session, directory).bring(state, grown=False)
+
+
+def _continued(store: Store, session: Session, directory: Path, live: Live) -> State | None:
+    """The state that this directory wrote last, None where it did not."""
+    try:
+        mine = json.loads((directory / OWNER).read_text())
+    except (OSError, ValueError):
+        return None
+
+    if mine.get("session") != session.name or mine.get("generation") != live.generation:
+        return None
+    if store.get_bytes(session.generation(live.generation)).decode() != mine.get("owner"):
+        return None
+
+    return state_read(store, session, live.generation)
+
+
+def _claimed(store: Store, session: Session, directory: Path, live: Live) -> State:
+    """Begin a generation with what the one before has put. It is claimed first: from then on what
+    the earlier one writes is read by nobody."""
+    generation, owner = live.generation + 1, uuid.uuid4().hex
+    claim = session.generation(generation)
+    store.put_bytes(owner.encode(), claim)
+
+    state = _restored(store, session, directory, live.generation)
+
+    if store.get_bytes(claim).decode() != owner:
+        raise Overtaken(session.name)
+
+    state.generation, state.number, state.ended = generation, 0, False
+    state_write(store, session, state)
+    mine = {"session": session.name, "generation": generation, "owner": owner}
+    temporary = directory / f"{OWNER}.tmp"
+    temporary.write_text(json.dumps(mine))
+    temporary.replace(directory / OWNER)
+    return state
+
+
+def _restored(store: Store, session: Session, directory: Path, generation: int) -> State:
+    """Bring what was put until now. What this directory holds of events and logs may be of a
+    generation that was overtaken."""
+    for path in (directory / EVENTS, directory / LOG):
+        path.unlink(missing_ok=True)
+
+    bringer = Bringer(store, session, directory)
+    for left in reversed(range(RESTORE_TRIES)):
+        state = state_newest(store, session, generation)
+        try:
+            bringer.bring(state)
+            break
+        except ObjectMissing:
+            # The earlier one was about to delete a checkpoint, and writes its last state.
+            if not left:
+                raise
+
+        time.sleep(1)
+
+    return state
+
+
+def _lock(directory: Path, session: Session) -> int:
+    """Held by the one process that puts from this directory. Raises Overtaken."""
+    descriptor = os.open(directory / LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Overtaken(session.name) from error
+
+    return descriptor
+
+
+def _pieces(
+    path: Path, begin: int, end: int, whole_lines: bool, holds: bool
+) -> Iterator[tuple[bytes, bool]]:
+    """(content, whether it is the last) from byte `begin` to `end`, whole lines where asked for."""
+    if begin >= end:
+        return
+
+    with path.open("rb") as stream:
+        stream.seek(begin)
+        while begin < end:
+            content = stream.read(min(LARGEST_PIECE, end - begin))
+            is_held = False
+
+            if whole_lines:
+                if b"\n" not in content:
+                    content += stream.readline(LONGEST_LINE)
+
+                content = content[: content.rfind(b"\n") + 1]
+                if holds:
+                    kept = _before_folders(content)
+                    is_held, content = len(kept) < len(content), kept
+
+            if not content:
+                return
+
+            begin += len(content)
+            stream.seek(begin)
+            yield content, is_held
+
+
+def _before_folders(content: bytes) -> bytes:
+    """The lines before the first event that tells of a folder."""
+    length = 0
+    for line in content.splitlines(keepends=True):
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            event = None
+
+        if isinstance(event, dict) and event.get("type") in TELL_OF_FOLDERS:
+            break
+
+        length += len(line)
+
+    return content[:length]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

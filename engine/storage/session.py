@@ -1,0 +1,89 @@
+"""One attempt of a train in the storage: the names of what belongs to it, and who writes it.
+
+    runs/12/2-4f1c0a9e/              attempt 2 of train 12; the rest tells it from all others
+        inputs.json                  what it needs (engine.storage.inputs)
+        state-0000.json              what the run directory holds, as generation 0 wrote it
+        objects/SHA256               files, and pieces of the files that grow
+        live/generation-0000         the platform, before the train began
+        live/generation-0001         the node that writes; a later one has a greater number
+        live/stop, live/save-0001    what the platform asks for
+
+Only the newest generation counts. A node that was cut off and goes on writing does so into its own
+state, which nobody reads any more, until it sees that there is a newer one."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from engine.storage.errors import ObjectMissing
+from engine.storage.store import Store
+
+# In the platform's run directory: the session of its last attempt.
+SESSION = ".session.json"
+GENERATION, SAVE, STOP = "generation-", "save-", "stop"
+
+
+@dataclass(frozen=True)
+class Session:
+    """`name`: its folder in the storage."""
+
+    name: str
+
+    @classmethod
+    def new(cls, run_id: int, attempt: int) -> Session:
+        return cls(f"runs/{run_id}/{attempt}-{uuid.uuid4().hex[:12]}")
+
+    @property
+    def objects(self) -> str:
+        return f"{self.name}/objects"
+
+    @property
+    def inputs(self) -> str:
+        return f"{self.name}/inputs.json"
+
+    def state(self, generation: int) -> str:
+        return f"{self.name}/state-{generation:04}.json"
+
+    def generation(self, number: int) -> str:
+        return f"{self.name}/live/{GENERATION}{number:04}"
+
+    def save(self, number: int) -> str:
+        return f"{self.name}/live/{SAVE}{number:04}"
+
+    @property
+    def stop(self) -> str:
+        return f"{self.name}/live/{STOP}"
+
+
+@dataclass(frozen=True)
+class Live:
+    """`generation`: the newest. `stops`: whether a stop is asked for. `saves`: how often a
+    checkpoint was asked for."""
+
+    generation: int
+    stops: bool
+    saves: int
+
+
+def live_read(store: Store, session: Session) -> Live:
+    """Raises ObjectMissing for a session that was cleared away, and other StorageErrors."""
+    names = [name.rpartition("/")[2] for name in store.list(f"{session.name}/live")]
+    generations = _numbers(names, GENERATION)
+    if not generations:
+        raise ObjectMissing(store.address, session.name)
+
+    return Live(max(generations), STOP in names, max(_numbers(names, SAVE), default=0))
+
+
+def _numbers(names: list[str], prefix: str) -> list[int]:
+    ends = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    return [int(end) for end in ends if end.isdigit()]
+
+
+def session_forget(store: Store, name: str) -> None:
+    """Delete all that belongs to a session; inputs stay, which other trains use. Whoever still
+    writes into it ends."""
+    session = Session(name)
+    store.delete_folder(f"{session.name}/live")
+    store.delete_folder(session.name)
