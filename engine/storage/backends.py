@@ -26,18 +26,19 @@ from engine.storage.settings import StorageSettings
 
 Content = Path | bytes
 
-# Parts of an upload. Two of them are in memory at once, for each file that is being sent.
-PART_BYTES = 16 << 20
+# Parts of a transfer. Of an upload two of them are in memory at once, for each file.
+PART_BYTES = 8 << 20
 PARTS_AT_ONCE = 2
 MOST_PARTS = 9_000
+NAMES_AT_ONCE = 1000
 
 CONNECT_SECONDS = 5
 # A server that says nothing for so long is away.
-READ_SECONDS = 30
+READ_SECONDS = 15
 # A transfer that is slower than this is given up: a server that sends a byte now and then would
 # otherwise hold it for ever.
 SLOWEST_BYTES_PER_SECOND = 128 << 10
-SECONDS_BESIDE = 60
+SECONDS_BESIDE = 30
 
 AWAY_CODES = frozenset(
     {
@@ -86,7 +87,12 @@ class Digest:
 
 
 class Away(Exception):
-    """The storage did not do it now. The text goes on after "The storage at …"."""
+    """The storage did not do it now. The text goes on after "The storage at …". came_on: part of it
+    was done, and the next try goes on from there."""
+
+    def __init__(self, what: str, *, came_on: bool = False) -> None:
+        super().__init__(what)
+        self.came_on = came_on
 
 
 class Backend(Protocol):
@@ -99,7 +105,7 @@ class Backend(Protocol):
     def put(self, content: Content, name: str, digest: Digest) -> None: ...
 
     def fetch(self, name: str, path: Path, size: int) -> None:
-        """Into the file `path`."""
+        """Into the file `path`, which may have what an earlier try has fetched."""
 
     def read(self, name: str, size: int) -> bytes: ...
 
@@ -297,17 +303,32 @@ class Bucket:
         )
 
     def fetch(self, name: str, path: Path, size: int) -> None:
-        self.run(
-            self.files.get_file,
-            f"{self.bucket}/{self.key(name)}",
-            str(path),
-            max_concurrency=1,
-            seconds=_seconds(size),
-        )
+        """Part by part, so that a line that breaks again and again does not begin again and
+        again."""
+        came_on = False
+        with path.open("ab") as target:
+            try:
+                while (begin := target.tell()) < size:
+                    block = self.read_part(name, begin, min(begin + PART_BYTES, size))
+                    target.write(block)
+                    came_on = True
+                    if not block:
+                        return
+            except Away as error:
+                error.came_on = came_on
+                raise
 
     def read(self, name: str, size: int) -> bytes:
+        return self.read_part(name, 0, size) if size else b""
+
+    def read_part(self, name: str, begin: int, end: int) -> bytes:
+        """From byte `begin` to `end`, or less where there is less."""
         path = f"{self.bucket}/{self.key(name)}"
-        return bytes(self.run(self.files.cat_file, path, max_concurrency=1, seconds=_seconds(size)))
+        seconds = _seconds(end - begin)
+        try:
+            return bytes(self.run(self.files.cat_file, path, start=begin, end=end, seconds=seconds))
+        except EOFError:
+            return b""
 
     def digest(self, name: str) -> Digest:
         found = self.call("head_object", Bucket=self.bucket, Key=self.key(name))
@@ -317,7 +338,11 @@ class Bucket:
         more: dict[str, Any] = {}
         while True:
             found = self.call(
-                "list_objects_v2", Bucket=self.bucket, Prefix=self.key(prefix), **more
+                "list_objects_v2",
+                Bucket=self.bucket,
+                Prefix=self.key(prefix),
+                MaxKeys=NAMES_AT_ONCE,
+                **more,
             )
             for item in found.get("Contents", []):
                 yield str(item["Key"]).removeprefix(self.key(""))
@@ -333,8 +358,8 @@ class Bucket:
     def key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
-    def call(self, method: str, *, seconds: float = SECONDS_BESIDE, **values: Any) -> Any:
-        return self.run(self.files.call_s3, method, seconds=seconds, **values)
+    def call(self, method: str, *, seconds: float | None = None, **values: Any) -> Any:
+        return self.run(self.files.call_s3, method, seconds=seconds or SECONDS_BESIDE, **values)
 
     def run(self, work: Any, *values: Any, seconds: float, **named: Any) -> Any:
         """A call of s3fs that is cancelled after so many seconds."""
@@ -386,6 +411,8 @@ class Bucket:
             return StorageRefused(self.address, "says that the clock of this machine is wrong")
         if status == 403 or isinstance(error, PermissionError):
             return StorageRefused(self.address, "does not allow this with this key")
+        if status == 416:
+            return EOFError(code)
         if status == 404 or isinstance(error, FileNotFoundError):
             return FileNotFoundError(code)
 

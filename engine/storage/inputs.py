@@ -12,7 +12,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine.contract.rundir import DataFile, Spec, paths_changed, read_spec
+from engine.contract.rundir import (
+    CHECKPOINTS,
+    START,
+    START_ADAPTER,
+    DataFile,
+    Spec,
+    paths_changed,
+    read_spec,
+)
 from engine.storage.cache import Cache, Entry
 from engine.storage.errors import ObjectBroken
 from engine.storage.push import first_state
@@ -64,7 +72,10 @@ class _Collected:
         """The path as it stands in the storage. Raises FileNotFoundError."""
         path = Path(text)
         if path.is_relative_to(self.directory):
-            return f"{RUN}{path.relative_to(self.directory)}"
+            name = path.relative_to(self.directory)
+            # These are part of the state that the nodes begin with.
+            if name.parts[0] in (START, START_ADAPTER, CHECKPOINTS):
+                return f"{RUN}{name}"
 
         if text not in self.numbers:
             self.numbers[text] = len(self.trees)

@@ -18,21 +18,20 @@ from pathlib import Path
 from engine.contract.rundir import (
     CHECKPOINTS,
     EVENTS,
+    HELD_OUT,
     LOG,
     MANIFEST,
     MODEL,
     SAVE,
-    SPEC,
     START,
     START_ADAPTER,
-    STOP,
     checkpoints,
     save_request,
     stop_request,
     stop_requested,
 )
 from engine.storage.backends import Digest
-from engine.storage.bring import Bringer
+from engine.storage.bring import RANK_LOGS, Bringer
 from engine.storage.errors import ObjectMissing, Overtaken
 from engine.storage.rounds import Rounds, insist
 from engine.storage.session import SESSION, Live, Session, live_read
@@ -66,7 +65,6 @@ FOLDERS = (START, START_ADAPTER, MODEL)
 RESTORE_TRIES = 3
 
 OWNER, LOCK = ".outputs.json", ".outputs.lock"
-NOT_FILES = frozenset({SPEC, STOP, SAVE, EVENTS, LOG})
 
 
 class OutputsPush:
@@ -291,17 +289,15 @@ class OutputsPush:
         return tree_of(folder, self.sums) if folder.is_dir() else {}
 
     def _files(self) -> None:
-        """Files of their own. Logs of ranks now and then."""
+        """Files that are written anew: which rows are held out, and, now and then, logs of ranks."""
         is_due = time.monotonic() - self.rank_logs_put >= RANK_LOG_SECONDS
         found = {}
 
-        for path in sorted(self.directory.iterdir()):
+        for path in [self.directory / HELD_OUT, *sorted(self.directory.glob(RANK_LOGS))]:
             name = path.name
-            if name in NOT_FILES or name.startswith(".") or name.endswith(".tmp"):
-                continue
             if not path.is_file():
                 continue
-            if path.suffix == ".log" and not is_due and name in self.state.files:
+            if name != HELD_OUT and not is_due and name in self.state.files:
                 found[name] = self.state.files[name]
                 continue
 

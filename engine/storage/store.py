@@ -120,6 +120,7 @@ class Store:
             self._backend.fetch(name, temporary, digest.size)
             found = Digest.of(temporary)
             if found != digest:
+                temporary.unlink()
                 return _difference(found, digest)
 
             temporary.replace(path)
@@ -204,6 +205,9 @@ class Store:
             try:
                 return work(*values)
             except Away as error:
+                if error.came_on:
+                    deadline, pause = time.monotonic() + self.patience, FIRST_PAUSE_SECONDS
+
                 left = deadline - time.monotonic()
                 if left <= 0 or self._hurry.is_set():
                     raise StorageAway(self.address, str(error)) from error
