@@ -137,8 +137,10 @@ class OutputsPush:
 
         def last_round() -> None:
             self.rank_logs_put = 0.0
-            self.state.ended = ended
             self.round()
+            # Not before all of it is there.
+            self.state.ended = ended
+            self._write()
 
         try:
             insist(last_round, patience)
