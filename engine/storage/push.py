@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from engine.contract.rundir import (
     SAVE,
     START,
     START_ADAPTER,
+    all_events,
     checkpoints,
     save_request,
     stop_request,
@@ -81,6 +83,8 @@ class OutputsPush:
         self.asked_for = state.saves
         self.rank_logs_put = 0.0
         self.lock = -1
+        # Folders that were gone in the last round.
+        self.missing: set[str] = set()
         # What no state refers to any more, to be deleted once that is written.
         self.dropped: set[Digest] = set()
 
@@ -137,6 +141,7 @@ class OutputsPush:
 
         def last_round() -> None:
             self.rank_logs_put = 0.0
+            self.missing = set(self.state.trees)
             self.round()
             # Not before all of it is there.
             self.state.ended = ended
@@ -271,6 +276,12 @@ class OutputsPush:
                 found[name] = tree
                 self.skipped.pop(name, None)
 
+        missing = self.state.trees.keys() - found.keys()
+        for name in missing - self.missing:
+            # The engine tells of what it has pruned after that: the event comes first also here.
+            found[name] = self.state.trees[name]
+
+        self.missing = missing
         for name, tree in self.state.trees.items():
             if found.get(name) != tree:
                 self.dropped.update(tree.values())
@@ -407,7 +418,23 @@ def _restored(store: Store, session: Session, directory: Path, generation: int) 
 
         time.sleep(1)
 
+    _prune(directory, state)
     return state
+
+
+def _prune(directory: Path, state: State) -> None:
+    """Remove the checkpoints that the earlier one has told to be pruned: their folders leave the state
+    after the event."""
+    pruned: set[int] = set()
+    for event in all_events(directory):
+        if event["type"] == "checkpoint":
+            pruned.discard(event.get("step", 0))
+            pruned.update(event.get("pruned", []))
+
+    for step, folder in checkpoints(directory):
+        if step in pruned:
+            shutil.rmtree(folder)
+            del state.trees[f"{CHECKPOINTS}/{folder.name}"]
 
 
 def _lock(directory: Path, session: Session) -> int:
