@@ -51,6 +51,8 @@ from engine.storage.trees import (
 PAUSE_SECONDS = 2.0
 # How long a request may take that is repeated anyway.
 BRIEF_SECONDS = 5.0
+# How long a process that was killed may take to be gone.
+LOCK_SECONDS = 15.0
 # How long the end of a train waits for a storage that is away.
 LAST_PATIENCE_SECONDS = 600.0
 LARGEST_PIECE = 4 << 20
@@ -67,6 +69,8 @@ FOLDERS = (START, START_ADAPTER, MODEL)
 RESTORE_TRIES = 3
 
 OWNER, LOCK = ".outputs.json", ".outputs.lock"
+# The session of a run directory on a node.
+NODE = ".session"
 
 
 class OutputsPush:
@@ -103,6 +107,7 @@ class OutputsPush:
 
         directory.mkdir(parents=True, exist_ok=True)
         (directory / CHECKPOINTS).mkdir(exist_ok=True)
+        (directory / NODE).write_text(session.name)
         lock = _lock(directory, session)
 
         try:
@@ -330,6 +335,23 @@ class OutputsPush:
         self.state.files = found
 
 
+def node_clear(store: Store, folder: Path) -> list[str]:
+    """Remove the run directories in `folder` on a node whose sessions the platform has cleared away:
+    of trains that have ended. Returns their names. Raises StorageError."""
+    removed = []
+    for directory in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            session = Session((directory / NODE).read_text())
+            live_read(store, session)
+        except OSError:
+            continue
+        except ObjectMissing:
+            shutil.rmtree(directory, ignore_errors=True)
+            removed.append(directory.name)
+
+    return removed
+
+
 def first_state(store: Store, session: Session, directory: Path) -> State:
     """Put what an earlier attempt left in the platform's run directory, as generation 0: what the
     nodes begin with. Its log and its model are of no use to them."""
@@ -359,6 +381,7 @@ def outputs_restore(store: Store, session_name: str, directory: Path) -> None:
     back, as they are in the newest state. Raises StorageError, and OSError where the disk is full."""
     session = Session(session_name)
     (directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    (directory / NODE).write_text(session.name)
     state = state_newest(store, session, live_read(store, session).generation)
     Bringer(store, session, directory).bring(state, grown=False)
 
@@ -438,15 +461,21 @@ def _prune(directory: Path, state: State) -> None:
 
 
 def _lock(directory: Path, session: Session) -> int:
-    """Held by the one process that puts from this directory. Raises Overtaken."""
+    """Held by the one process that puts from this directory; one that is about to end is waited for.
+    Raises Overtaken."""
     descriptor = os.open(directory / LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise Overtaken(session.name) from error
+    deadline = time.monotonic() + LOCK_SECONDS
 
-    return descriptor
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise Overtaken(session.name) from error
+
+        time.sleep(0.1)
 
 
 def _pieces(

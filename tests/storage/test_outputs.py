@@ -45,7 +45,16 @@ from tests.storage.servers import Proxy
 
 WAITING_SECONDS = 60
 # Of one side alone.
-OWN = {"spec.json", "data.jsonl", ".session.json", ".outputs.json", ".outputs.lock", STOP, SAVE}
+OWN = {
+    "spec.json",
+    "data.jsonl",
+    ".session",
+    ".session.json",
+    ".outputs.json",
+    ".outputs.lock",
+    STOP,
+    SAVE,
+}
 
 
 class Train:
@@ -316,17 +325,19 @@ def test_a_platform_that_was_killed_goes_on_where_it_was(store, session, node, p
 
 
 def test_a_process_that_was_killed_is_followed_by_one_on_the_same_node(
-    store, session, node, platform
+    store, session, node, platform, monkeypatch
 ):
     train = Train(node.directory)
     train.step(1)
     node.round()
     train.step(2)
     train.checkpoint(2)
-    with pytest.raises(Overtaken):
-        OutputsPush.begin(store, session, node.directory)
+    with monkeypatch.context() as patch:
+        patch.setattr(pushing, "LOCK_SECONDS", 0)
+        with pytest.raises(Overtaken):
+            OutputsPush.begin(store, session, node.directory)
 
-    killed(node)
+    threading.Timer(0.3, killed, (node,)).start()
     again = OutputsPush.begin(store, session, node.directory)
     assert again.state.generation == node.state.generation
     Train(again.directory).step(3)
@@ -603,6 +614,20 @@ def test_an_end_that_is_not_told_is_known(store, session, node, platform):
     pull = OutputsPull(store, session, platform)
     assert not pull.finish(0)
     assert seqs(platform) == [1]
+
+
+def test_a_node_forgets_trains_that_have_ended(store, session, node, platform):
+    nodes = node.directory.parent / "nodes"
+    outputs_restore(store, session, nodes / "ended")
+    other = inputs_put(store, prepare(platform.parent / "6", platform, toy_rows(2))).session
+    outputs_restore(store, other, nodes / "running")
+    (nodes / "something else").mkdir()
+    assert pushing.node_clear(store, nodes) == []
+
+    session_forget(store, session)
+    assert pushing.node_clear(store, nodes) == ["ended"]
+    assert {path.name for path in nodes.iterdir()} == {"running", "something else"}
+    assert pushing.node_clear(store, nodes / "none") == []
 
 
 def test_other_nodes_get_what_to_begin_with(store, session, node, tmp_path):
