@@ -13,6 +13,8 @@ import environ
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
+from engine.storage.settings import StorageSettings
+
 env = environ.Env()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -337,6 +339,22 @@ HF_TOKEN = env("HF_TOKEN", default="")
 HF_TOKEN_USERS = env("HF_TOKEN_USERS", default="operators")
 if HF_TOKEN_USERS not in ("operators", "everybody"):
     raise ImproperlyConfigured("HF_TOKEN_USERS is operators or everybody.")
+
+# What nodes share that see no common folder, see engine.storage. Passed to the process that hands a
+# train in to a cluster, and to no other. Read here so that a mistake is told at the start.
+try:
+    STORAGE = StorageSettings.from_environment(
+        {
+            "DEEPEXTENSION_STORAGE": env("DEEPEXTENSION_STORAGE", default=""),
+            "DEEPEXTENSION_STORAGE_ENDPOINT": env("DEEPEXTENSION_STORAGE_ENDPOINT", default=""),
+            "DEEPEXTENSION_STORAGE_REGION": env("DEEPEXTENSION_STORAGE_REGION", default=""),
+            "DEEPEXTENSION_STORAGE_KEY": env("DEEPEXTENSION_STORAGE_KEY", default=""),
+            "DEEPEXTENSION_STORAGE_SECRET": env("DEEPEXTENSION_STORAGE_SECRET", default=""),
+            "DEEPEXTENSION_STORAGE_CACHE_GB": env("DEEPEXTENSION_STORAGE_CACHE_GB", default=""),
+        }
+    )
+except ValueError as error:
+    raise ImproperlyConfigured(str(error)) from error
 
 # Exports. An Ollama in which models are created by a button.
 OLLAMA_URL = env("DEEPEXTENSION_OLLAMA_URL", default="")

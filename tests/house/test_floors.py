@@ -41,6 +41,7 @@ LIGHT = (
     "rewards",
     "rows",
     "schema",
+    "storage",
 )
 HALL = {"engine/__init__.py", "engine/__main__.py"}
 
