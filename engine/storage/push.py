@@ -68,7 +68,7 @@ FOLDERS = (START, START_ADAPTER, MODEL)
 
 RESTORE_TRIES = 3
 
-OWNER, LOCK = ".outputs.json", ".outputs.lock"
+OWNER, LOCK = ".outputs", ".outputs.lock"
 # The session of a run directory on a node.
 NODE = ".session"
 
@@ -389,13 +389,11 @@ def outputs_restore(store: Store, session_name: str, directory: Path) -> None:
 def _continued(store: Store, session: Session, directory: Path, live: Live) -> State | None:
     """The state that this directory wrote last, None where it did not."""
     try:
-        mine = json.loads((directory / OWNER).read_text())
-    except (OSError, ValueError):
+        mine = (directory / OWNER).read_text()
+    except OSError:
         return None
 
-    if mine.get("session") != session.name or mine.get("generation") != live.generation:
-        return None
-    if store.get_bytes(session.generation(live.generation)).decode() != mine.get("owner"):
+    if store.get_bytes(session.generation(live.generation)).decode() != mine:
         return None
 
     return state_read(store, session, live.generation)
@@ -415,9 +413,8 @@ def _claimed(store: Store, session: Session, directory: Path, live: Live) -> Sta
 
     state.generation, state.number, state.ended = generation, 0, False
     state_write(store, session, state)
-    mine = {"session": session.name, "generation": generation, "owner": owner}
     temporary = directory / f"{OWNER}.tmp"
-    temporary.write_text(json.dumps(mine))
+    temporary.write_text(owner)
     temporary.replace(directory / OWNER)
     return state
 

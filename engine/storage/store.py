@@ -209,11 +209,11 @@ class Store:
                     deadline, pause = time.monotonic() + self.patience, FIRST_PAUSE_SECONDS
 
                 left = deadline - time.monotonic()
-                if left <= 0 or self._hurry.is_set():
+                if self._hurry.is_set() or (left <= 0 and not error.came_on):
                     raise StorageAway(self.address, str(error)) from error
 
             # Many nodes that wait for the same server are not to come back together.
-            self._hurry.wait(min(left, pause * random.uniform(0.5, 1.0)))  # noqa: S311 - no secret
+            self._hurry.wait(max(0, min(left, pause * random.uniform(0.5, 1.0))))  # noqa: S311 - no secret
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 

@@ -71,6 +71,8 @@ class Proxy:
         self.cut_after: int | None = None
         self.is_away = False
         self.stalls = False
+        # A byte now and then.
+        self.creeps = False
         self.seen = 0
         self.answered = 0
         self.lines: set[socket.socket] = set()
@@ -122,7 +124,10 @@ class Proxy:
                         continue
 
                     for line in ready:
-                        block = line.recv(1 << 16)
+                        is_slow = self.creeps and line is server
+                        block = line.recv(1 if is_slow else 1 << 16)
+                        if is_slow:
+                            time.sleep(0.05)
                         if not block:
                             return
 

@@ -50,7 +50,7 @@ OWN = {
     "data.jsonl",
     ".session",
     ".session.json",
-    ".outputs.json",
+    ".outputs",
     ".outputs.lock",
     STOP,
     SAVE,
@@ -319,6 +319,7 @@ def test_a_platform_that_was_killed_goes_on_where_it_was(store, session, node, p
     half = platform / ".incoming" / "checkpoints-checkpoint-3"
     half.mkdir(parents=True)
     (half / "weights").write_bytes(b"half")
+    (half / "of another").touch()
     node.round()
     OutputsPull(store, session, platform).round()
     assert same(node.directory, platform)

@@ -235,7 +235,7 @@ def test_a_line_that_breaks_in_the_middle_of_a_file_is_taken_up_again(s3, tmp_pa
     source = tmp_path / "source"
     source.write_bytes(os.urandom(33 * MB))
     with Proxy(s3.port) as line:
-        store = Store(s3.settings(line.url), patience=30)
+        store = Store(s3.settings(line.url), patience=0)
         store.put_file(source, "name")
 
         line.cut()
@@ -281,7 +281,7 @@ def test_a_transfer_that_creeps_is_given_up(s3, tmp_path, monkeypatch):
         settings = s3.settings()
         Store(settings).put_bytes(os.urandom(MB), "name")
         store = Store(s3_through(settings, line), patience=0)
-        line.stalls = True
+        line.creeps = True
         with pytest.raises(StorageAway, match="does not answer in time"):
             store.get_file("name", tmp_path / "target")
 
