@@ -189,6 +189,7 @@ class SweepSerializer(serializers.ModelSerializer[Sweep]):
             "continue_adapter",
             "priority",
             "start_anyway",
+            "launcher",
             "after",
             "space",
             "metric",

@@ -201,6 +201,8 @@ def posted_draft(
 def _queued(name: str, preview: dict[str, Any]) -> str:
     if not preview["worker"]["ready"]:
         return f"{name} waits: {preview['worker']['message']}"
+    if waits_for := preview["warnings"].get("launcher"):
+        return f"{name} is queued. {waits_for}"
     if preview["queue"]["paused"]:
         return f"{name} waits: the queue is paused."
 
@@ -227,6 +229,7 @@ def draft_choices(draft: Draft) -> dict[str, Any]:
         "labels": [draft.labels],
         "continue_adapter": draft.continue_adapter,
         "start_anyway": draft.start_anyway,
+        "launcher": draft.launcher,
     }
 
 
