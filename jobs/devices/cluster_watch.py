@@ -97,11 +97,13 @@ class ClusterWatch:
 
     def run(self) -> None:
         while True:
-            self.look()
             try:
+                self.look()
                 self.announce()
             except RedisError as error:
                 logger.debug("the queue is away: %s", error)
+            except Exception:
+                logger.exception("the Ray cluster could not be looked at")
 
             time.sleep(LOOK_SECONDS)
 

@@ -87,20 +87,28 @@ class DeviceWorker(Worker):
 class ClusterWorker(DeviceWorker):
     """One job at a time, on devices of a cluster, which its watcher announces."""
 
-    watcher: int
+    presence: dict[str, Any]
+    watcher = 0
 
     def work_beside_cluster(self) -> None:
         """Work until it is told to end, with a watcher beside it."""
-        presence = {
+        self.presence = {
             "name": self.name,
             "host": socket.gethostname(),
             "slot": settings.WORKER_SLOT,
             "process": self.mark,
             "launcher": RAY,
         }
-        presence_remember(presence)
-        self.watcher = watch_beside(presence)
+        presence_remember(self.presence)
+        self.watcher = watch_beside(self.presence)
         self.work(logging_level="WARNING")
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        super().heartbeat(timeout, pipeline=pipeline)
+        # One that was killed. A fork of this worker has no children of its own.
+        with contextlib.suppress(ChildProcessError):
+            if self.watcher and os.waitpid(self.watcher, os.WNOHANG)[0]:
+                self.watcher = watch_beside(self.presence)
 
     def register_death(self) -> None:
         with contextlib.suppress(ProcessLookupError):
