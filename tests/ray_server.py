@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
-TOKEN = "canary-ray-token-000009"
+TOKEN = "a-token-of-ray"
 
 
 @dataclass
