@@ -47,8 +47,11 @@ def healthz(request: HttpRequest) -> JsonResponse:
 def worker_is_there() -> bool:
     """Workers of a cluster are there long before one of this platform has loaded its libraries."""
     state = worker_state()
-    is_only_cluster = all(machine.is_cluster for machine in state.machines)
-    return state.ready and not (is_only_cluster and is_starting())
+    if any(machine.is_cluster for machine in state.machines):
+        has_own = not all(machine.is_cluster for machine in state.machines)
+        return has_own or not is_starting()
+
+    return state.ready
 
 
 def database_answers() -> bool:
