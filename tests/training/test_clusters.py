@@ -212,7 +212,9 @@ def test_what_waits_for_a_cluster_says_why(house, stand, client, alice):
     client.force_login(alice)
     line = words(client.get("/trains/queue/"))
     assert line.count(AWAY) == 2
-    assert AWAY in words(client.get(run.get_absolute_url()))
+    page = words(client.get(run.get_absolute_url()))
+    assert AWAY in page
+    assert "starts when" not in page
     assert client.get(f"/api/v1/trains/{run.pk}/").json()["activity"] == AWAY
 
     # Also where no worker at all is there.
@@ -349,7 +351,7 @@ def test_the_form_asks_only_where_there_is_a_cluster(house, client, alice, choic
     form = "/trains/new/lora/"
     field = BeautifulSoup(client.get(form).content, "html.parser").select_one("#id-launcher")
     assert [option["value"] for option in field.select("option")] == ["", LOCAL, RAY]
-    assert "Ray cluster at ray:8265" in field.get_text()
+    assert "Cluster: ray:8265" in field.parent.get_text()
     run, _ = train_create(name="x", **choices, launcher=RAY)
     page = BeautifulSoup(client.get(f"{form}?copy={run.pk}").content, "html.parser")
     assert page.select_one("#id-launcher option[selected]")["value"] == RAY
@@ -367,7 +369,8 @@ def test_the_form_says_what_a_train_would_wait_for(house, client, alice, choices
     model, dataset = choices["base_model"].pk, choices["dataset"].pk
     fields = {"base_model": model, "dataset": dataset, "launcher": RAY}
     plan = client.post("/trains/new/lora/plan/", fields).json()
-    assert plan["warnings"]["launcher"] == AWAY
+    assert plan["warnings"]["launcher"] == plan["worker"]["message"] == AWAY
+    assert not plan["worker"]["ready"]
     assert "launcher" not in plan["errors"]
     plan = client.post("/trains/new/lora/plan/", fields | {"launcher": "moon"}).json()
     assert "is no place to run" in plan["errors"]["launcher"][0]
@@ -432,7 +435,9 @@ def test_without_memory_or_precision_there_is_no_verdict(house, monkeypatch, lar
     assert "does not say how much memory" in forecast_make(**asked).missing
     house.memory_gb = 1.0
     assert "whether the nodes' processors" in forecast_make(**asked).missing
-    house.memory_gb = 900.0
+    nodes, house.nodes = house.nodes, []
+    assert "is not there to say" in forecast_make(**asked).missing
+    house.nodes, house.memory_gb = nodes, 900.0
     fits = forecast_make(**asked)
     assert (fits.verdict, fits.may_try) == ("fits", False)
     house.kind, house.memory_gb = "cuda", 1.0

@@ -73,6 +73,8 @@ def forecast_make(
         missing = "No worker is there whose memory is known and that can run it."
         if here:
             missing = "The Ray cluster does not say how much memory its devices have."
+        elif launcher == RAY:
+            missing = "The Ray cluster is not there to say how much memory its devices have."
 
         return Forecast(missing=missing, batch=asdict(batch))
 

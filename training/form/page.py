@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from datasets_app.models import Dataset
 from engine.rows.formats import FORMATS
-from jobs.devices.launchers import RAY
+from jobs.devices.launchers import RAY, cluster_name
 from jobs.devices.machines import most_devices
 from methods.services import method_options
 from models_app.models import BaseModel
@@ -102,6 +102,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "unfinished": unfinished_of(draft.reader),
         "priorities": priorities_of(draft.reader),
         "launchers": launchers_offered(draft.method),
+        "cluster_name": cluster_name(),
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
         "page": page_data(models, choices, preview, controls, adapters) | {"options": options},
         "form_url": reverse("training:form", args=[draft.method.slug]),

@@ -184,5 +184,10 @@ def _queue() -> dict[str, int | bool]:
 
 
 def _worker(state: WorkerState, launcher: str) -> dict[str, Any]:
-    device = state.device_for(launcher)
-    return {"ready": state.ready, "message": state.message, "device": device}
+    """Of those that could run it."""
+    absence = launcher_warning(launcher, state)
+    return {
+        "ready": state.ready and not absence,
+        "message": absence or state.message,
+        "device": state.device_for(launcher),
+    }

@@ -201,8 +201,6 @@ def posted_draft(
 def _queued(name: str, preview: dict[str, Any]) -> str:
     if not preview["worker"]["ready"]:
         return f"{name} waits: {preview['worker']['message']}"
-    if waits_for := preview["warnings"].get("launcher"):
-        return f"{name} is queued. {waits_for}"
     if preview["queue"]["paused"]:
         return f"{name} waits: the queue is paused."
 

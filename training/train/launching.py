@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from core.errors import UserError
 from jobs.devices.cluster import cluster_absence
-from jobs.devices.launchers import ANYWHERE, LOCAL, RAY, cluster_is_set, cluster_name, cluster_title
+from jobs.devices.launchers import (
+    ANYWHERE,
+    LAUNCHERS,
+    LOCAL,
+    RAY,
+    cluster_is_set,
+    cluster_name,
+    cluster_title,
+)
 from jobs.devices.machines import machines_known
 from jobs.devices.presence import WorkerState
 from methods.models import TrainingMethod
@@ -17,7 +25,7 @@ def launchers_offered(method: TrainingMethod) -> list[tuple[str, str]]:
     if not cluster_is_set() or method.is_custom:
         return []
 
-    return [*TITLES.items(), (RAY, launcher_title(RAY))]
+    return [*TITLES.items(), (RAY, LAUNCHERS[RAY])]
 
 
 def launcher_title(launcher: str) -> str:
