@@ -230,6 +230,14 @@ if not 1 <= RAY_LANES <= 16:
 RAY_CPUS_PER_DEVICE = env.int("DEEPEXTENSION_RAY_CPUS_PER_DEVICE", default=0)
 if RAY_CPUS_PER_DEVICE < 0:
     raise ImproperlyConfigured("DEEPEXTENSION_RAY_CPUS_PER_DEVICE is 0 or a number of processors.")
+# How long a lost node may take to come back, and how long a train goes on whose client is silent; 0 for
+# what engine.cluster has as usual.
+RAY_RETURN_SECONDS = env.int("DEEPEXTENSION_RAY_RETURN_SECONDS", default=0)
+RAY_LEASE_SECONDS = env.int("DEEPEXTENSION_RAY_LEASE_SECONDS", default=0)
+if RAY_RETURN_SECONDS < 0 or RAY_LEASE_SECONDS < 0:
+    raise ImproperlyConfigured(
+        "DEEPEXTENSION_RAY_RETURN_SECONDS and DEEPEXTENSION_RAY_LEASE_SECONDS are seconds."
+    )
 # {name of an engine.messages.health.Thresholds: another value}, checked by training.checks.
 try:
     HEALTH_THRESHOLDS = {

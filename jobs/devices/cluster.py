@@ -29,9 +29,12 @@ def cluster_environment() -> dict[str, str]:
     storage = {name: value for name, value in os.environ.items() if name.startswith(STORAGE)}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": settings.RAY_TOKEN}
     cluster = {"DEEPEXTENSION_RAY_ADDRESS": settings.RAY_ADDRESS}
-    if settings.RAY_CPUS_PER_DEVICE:
-        cluster["DEEPEXTENSION_RAY_CPUS_PER_DEVICE"] = str(settings.RAY_CPUS_PER_DEVICE)
-
+    numbers = {
+        "DEEPEXTENSION_RAY_CPUS_PER_DEVICE": settings.RAY_CPUS_PER_DEVICE,
+        "DEEPEXTENSION_RAY_RETURN_SECONDS": settings.RAY_RETURN_SECONDS,
+        "DEEPEXTENSION_RAY_LEASE_SECONDS": settings.RAY_LEASE_SECONDS,
+    }
+    cluster |= {name: str(number) for name, number in numbers.items() if number}
     return cluster | (token if settings.RAY_TOKEN else {}) | storage | proxy_environment()
 
 

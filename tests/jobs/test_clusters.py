@@ -236,4 +236,6 @@ def test_the_environment_of_an_engine_on_the_cluster(settings, monkeypatch):
         if "proxy" in name.lower()
     }
     settings.RAY_TOKEN = ""
+    settings.RAY_LEASE_SECONDS = 7
+    assert cluster.cluster_environment()["DEEPEXTENSION_RAY_LEASE_SECONDS"] == "7"
     assert "RAY_AUTH_MODE" not in cluster.cluster_environment()

@@ -35,7 +35,7 @@ from training.train.estimate import starts_now
 from training.train.resuming import train_end_or_resume
 from training.train.services import train_create
 from training.work.claiming import train_claim, waiting_trains_notify
-from training.work.outcome import worker_lost
+from training.work.outcome import failure, worker_lost
 from training.work.reasons import NO_LOCAL, waiting_reason
 
 NAME = "ray:8265"
@@ -179,6 +179,19 @@ def test_one_that_ran_on_the_cluster_resumes_there_alone(house, choices):
     assert waiting_reason(run) == AWAY
     house.nodes = ["back"]
     assert house.claim("lane-1") == run
+
+
+@pytest.mark.parametrize("code", ["cluster_away", "cluster_ended"])
+def test_one_whose_cluster_went_away_goes_back_to_the_queue(house, choices, settings, code):
+    settings.RESUMES = 1
+    run, _ = train_create(name="far", **choices, launcher=RAY)
+    for attempt in (1, 2):
+        assert house.claim() == run
+        house.held.pop(run.pk).close()
+        run.refresh_from_db()
+        assert train_end_or_resume(run, failure(code, "It is away.", "-"))
+        run.refresh_from_db()
+        assert (run.status, run.attempt) == (("queued", 2) if attempt == 1 else ("failed", 2))
 
 
 def test_a_custom_program_stays_on_this_platforms_machines(house, stand):
