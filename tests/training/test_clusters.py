@@ -277,6 +277,7 @@ def test_the_queue_shows_each_worker_of_the_cluster_once(house, stand, client, a
     run = stand("two", launcher=RAY, parameters={"devices": 2})
     assert house.claim() == run
     stations = queue_of(alice)["stations"]
+    assert len(stations) == 3
     assert [station.run for station in stations if "cluster" in station.device["name"]] == [
         run,
         None,
