@@ -101,6 +101,6 @@ def test_a_train_whose_worker_is_killed_resumes_on_the_cluster(house: Platform):
         os.kill(worker.pid, signal.SIGKILL)
     row = house.ended(run, SECONDS)
     assert row["status"] == "finished", log_of(house, run)
-    assert row["attempt"] == 2
+    assert row["attempt"] == 2, log_of(house, run)
     assert row["facts"]["resumed_from"] >= 5
     assert len(row["facts"]["device"]["nodes"]) == 2
