@@ -17,6 +17,7 @@ from training.train.carrying_on import (
     carry_on_check,
     given_text,
 )
+from training.train.launching import device_kind_for
 
 LORA = "lora"
 
@@ -77,7 +78,9 @@ def stage_adapter(stages: Sequence[Stage], index: int) -> dict[str, Any]:
 
     try:
         given = stage_parameters(stages, index)
-        whole = parameters_validate(stage.method, given, device=worker_state().device_kind)
+        whole = parameters_validate(
+            stage.method, given, device=device_kind_for(stage.launcher, worker_state())
+        )
     except UserError as refusal:
         text = f"Stage {index + 1}, whose adapter is to be carried on, has errors."
         raise UserError({"start": [text]}) from refusal

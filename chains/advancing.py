@@ -171,6 +171,7 @@ def train_values(chain: Chain, stage: Stage, model: BaseModel | None = None) -> 
         "labels": stage.labels,
         "starts_after": chain.starts_after if stage.position == 1 else None,
         "continue_adapter": stage.start == Stage.Start.ADAPTER,
+        "launcher": stage.launcher,
     }
 
 

@@ -14,6 +14,7 @@ from core.store import require_disk
 from jobs.devices.presence import worker_state
 from methods.services import parameters_validate
 from models_app.models import BaseModel
+from training.train.launching import device_kind_for
 from training.train.plan import disk_bytes
 from training.train.services import TrainCheck, train_check
 
@@ -44,8 +45,13 @@ def chain_check(chain: Chain, stages: Sequence[Stage]) -> None:
 def stages_errors(chain: Chain, stages: Sequence[Stage]) -> list[Errors]:
     """What stands against each stage, by field."""
     base_model = stages[0].base_model if stages else None
-    device = worker_state().device_kind
-    return [_stage_errors(chain, stages, index, base_model, device) for index in range(len(stages))]
+    state = worker_state()
+    return [
+        _stage_errors(
+            chain, stages, index, base_model, device_kind_for(stages[index].launcher, state)
+        )
+        for index in range(len(stages))
+    ]
 
 
 def _stage_errors(
@@ -76,6 +82,7 @@ def _stage_errors(
                 "parameters",
                 "starts_after",
                 "labels",
+                "launcher",
             )
         },
     )
@@ -107,13 +114,14 @@ def _check_of_what_follows(check: TrainCheck, stage: Stage) -> None:
 def _disk_bytes(stages: Sequence[Stage]) -> int:
     """What the whole chain writes: its trains, and a model between each two."""
     base_model = stages[0].base_model
-    device = worker_state().device_kind
+    state = worker_state()
     assert base_model is not None
     total = base_model.size_bytes * (len(stages) - 1)
 
     for index, stage in enumerate(stages):
         assert stage.method is not None
         given = stage_parameters(stages, index)
+        device = device_kind_for(stage.launcher, state)
         total += disk_bytes(base_model, parameters_validate(stage.method, given, device=device))
 
     return total

@@ -23,7 +23,7 @@ from jobs.devices.presence import WorkerState, worker_state
 from methods.models import TrainingMethod
 from methods.schema import method_fields
 from models_app.models import BaseModel
-from training.form.draft import Draft, draft_new, draft_read, ingredients_take
+from training.form.draft import Draft, draft_new, draft_read, ingredients_take, launcher_kept
 from training.form.forecast_bar import with_forecast_html
 from training.form.page import form_context, model_facts, with_missing
 from training.form.preview import train_preview
@@ -47,6 +47,7 @@ def stage_of(draft: Draft) -> Stage:
         parameters=draft.parameters,
         system_prompt=draft.system_prompt,
         labels=[draft.labels] if draft.labels else [],
+        launcher=draft.launcher,
         start=Stage.Start.ADAPTER if draft.continue_adapter else Stage.Start.MERGED,
     )
 
@@ -300,4 +301,5 @@ def take_stage(draft: Draft, stage: Stage) -> None:
     ingredients_take(draft, stage, "stage")
     draft.system_prompt = stage.system_prompt
     draft.labels = ", ".join(stage.labels)
+    draft.launcher = launcher_kept(stage.launcher)
     draft.continue_adapter = stage.start == Stage.Start.ADAPTER

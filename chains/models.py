@@ -16,6 +16,7 @@ from django.urls import reverse
 
 from core.ownership import OwnedQuerySet
 from datasets_app.models import Dataset
+from jobs.devices.launchers import ANYWHERE, LAUNCHERS
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
@@ -139,6 +140,13 @@ class Stage(models.Model):
     system_prompt = models.TextField(blank=True)
     notes = models.TextField(blank=True)
     labels = models.JSONField(default=list, blank=True)
+    launcher = models.CharField(
+        max_length=10,
+        blank=True,
+        default=ANYWHERE,
+        choices=LAUNCHERS,
+        help_text="Where its train may run; blank: anywhere.",
+    )
     start = models.CharField(max_length=10, choices=Start.choices, default=Start.MERGED)
 
     # What must be so before the next stage begins.

@@ -14,7 +14,7 @@ from chains.standing import Seen, StageRow, chain_activity, seen_of, stage_rows
 from core.api import KeyField, StrictSerializer
 from core.api_sharing import OwnerField
 from jobs.serializers import PriorityField
-from training.api.serializers import OrderSerializer
+from training.api.serializers import LauncherField, OrderSerializer
 from training.models import TrainRun
 
 
@@ -140,6 +140,7 @@ class StageSerializer(serializers.Serializer[StageRow]):
     system_prompt = serializers.CharField(source="stage.system_prompt")
     notes = serializers.CharField(source="stage.notes")
     labels = serializers.ListField(child=serializers.CharField(), source="stage.labels")
+    launcher = LauncherField(source="stage.launcher")
     start = serializers.CharField(source="stage.start")
     gate = GateStateSerializer(source="*")
     train = serializers.IntegerField(

@@ -37,6 +37,7 @@ ASKED = (
     "system_prompt",
     "notes",
     "labels",
+    "launcher",
     "start",
     "gate",
     "gate_metric",

@@ -112,6 +112,7 @@ def _supervisor_start(train_workers: int) -> subprocess.Popen[bytes]:
         "PORT": str(settings.PORT),
         "PYTHON": sys.executable,
         "TRAIN_WORKERS": str(train_workers),
+        "CLUSTER_WORKERS": str(settings.RAY_LANES if settings.RAY_ADDRESS else 0),
         SUPERVISED: "1",
     }
     # The password of the first account is for set-up alone.

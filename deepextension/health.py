@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from core import queue
 from core.store import disk_is_full
-from jobs.devices.presence import worker_state
+from jobs.devices.presence import is_starting, worker_state
 from serving.gateway_client import gateway_answers
 
 logger = logging.getLogger("deepextension.health")
@@ -27,7 +27,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
     the people who can make room.
     """
     parts = {"database": database_answers(), "queue": queue_answers()}
-    parts["worker"] = parts["queue"] and worker_state().ready
+    parts["worker"] = parts["queue"] and worker_is_there()
     is_healthy = all(parts.values())
     # Without it nobody is answered, and everything else goes on.
     parts["gateway"] = gateway_answers()
@@ -42,6 +42,16 @@ def healthz(request: HttpRequest) -> JsonResponse:
 
     body = {"status": status, **parts, "disk": has_room}
     return JsonResponse(body, status=200 if is_healthy else 503)
+
+
+def worker_is_there() -> bool:
+    """Workers of a cluster are there long before one of this platform has loaded its libraries."""
+    state = worker_state()
+    if any(machine.is_cluster for machine in state.machines):
+        has_own = not all(machine.is_cluster for machine in state.machines)
+        return has_own or not is_starting()
+
+    return state.ready
 
 
 def database_answers() -> bool:

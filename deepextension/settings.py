@@ -8,6 +8,7 @@ import os
 import tempfile
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import environ
 from csp.constants import NONE, SELF
@@ -167,16 +168,19 @@ GATEWAY_SOCKET = HOME / "run" / "gateway.sock"
 if len(str(GATEWAY_SOCKET)) > 100:
     GATEWAY_SOCKET = _socket_folder / "gateway.sock"
 TRAINS_QUEUE = "trains"
+# What notifies the workers of a Ray cluster.
+CLUSTER_QUEUE = "trains-cluster"
 # No time limit by RQ (its default is 180 s): a train may take days, and the platform has deadlines
 # of its own. JSON in place of RQ's pickle, and jobs that name only functions of ours: whoever can
 # write to Redis still cannot run code of their own. See core.queue_jobs.
 RQ = {"JOB_CLASS": "core.queue_jobs.RegisteredJob"}
 RQ_QUEUES = {
-    TRAINS_QUEUE: {
+    name: {
         "URL": REDIS_URL,
         "DEFAULT_TIMEOUT": -1,
         "SERIALIZER": "rq.serializers.JSONSerializer",
     }
+    for name in (TRAINS_QUEUE, CLUSTER_QUEUE)
 }
 # Background work (checks, imports, counts) that takes longer is ended; see jobs.services.
 BACKGROUND_LIMIT_MINUTES = env.float("DEEPEXTENSION_BACKGROUND_MINUTES", default=360)
@@ -208,6 +212,33 @@ TRAIN_WORKERS = env.int("DEEPEXTENSION_TRAIN_WORKERS", default=0)
 if TRAIN_WORKERS < 0:
     raise ImproperlyConfigured(
         "DEEPEXTENSION_TRAIN_WORKERS is 0 (one for each device) or a number of workers."
+    )
+# A Ray cluster, see jobs.devices.cluster. The address is that of its dashboard, where jobs are handed
+# in; the token is for the process that hands a train in, and for no other.
+RAY_ADDRESS = env("DEEPEXTENSION_RAY_ADDRESS", default="").rstrip("/")
+RAY_TOKEN = env("DEEPEXTENSION_RAY_TOKEN", default="")
+_ray = urlsplit(RAY_ADDRESS)
+if RAY_ADDRESS and (_ray.scheme not in ("http", "https") or not _ray.hostname):
+    raise ImproperlyConfigured("DEEPEXTENSION_RAY_ADDRESS is no http or https address.")
+if _ray.username or _ray.password:
+    raise ImproperlyConfigured(
+        "DEEPEXTENSION_RAY_ADDRESS holds no password: the token is DEEPEXTENSION_RAY_TOKEN."
+    )
+# How many trains run at once on its devices.
+RAY_LANES = env.int("DEEPEXTENSION_RAY_LANES", default=2)
+if not 1 <= RAY_LANES <= 16:
+    raise ImproperlyConfigured("DEEPEXTENSION_RAY_LANES is a number from 1 to 16.")
+# Of a cluster without GPUs: how many processors a device has; 0: as many as the smallest node.
+RAY_CPUS_PER_DEVICE = env.int("DEEPEXTENSION_RAY_CPUS_PER_DEVICE", default=0)
+if RAY_CPUS_PER_DEVICE < 0:
+    raise ImproperlyConfigured("DEEPEXTENSION_RAY_CPUS_PER_DEVICE is 0 or a number of processors.")
+# How long a lost node may take to come back, and how long a train goes on whose client is silent; 0 for
+# what engine.cluster has as usual.
+RAY_RETURN_SECONDS = env.int("DEEPEXTENSION_RAY_RETURN_SECONDS", default=0)
+RAY_LEASE_SECONDS = env.int("DEEPEXTENSION_RAY_LEASE_SECONDS", default=0)
+if RAY_RETURN_SECONDS < 0 or RAY_LEASE_SECONDS < 0:
+    raise ImproperlyConfigured(
+        "DEEPEXTENSION_RAY_RETURN_SECONDS and DEEPEXTENSION_RAY_LEASE_SECONDS are seconds."
     )
 # {name of an engine.messages.health.Thresholds: another value}, checked by training.checks.
 try:

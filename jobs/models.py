@@ -23,6 +23,7 @@ from django.utils import timezone
 from core.ownership import Owned, OwnedQuerySet
 from core.store import jobs_folder
 from core.text import counted
+from jobs.devices.launchers import LAUNCHERS, LOCAL, RAY, machine_words
 
 J = TypeVar("J", bound="Job")
 
@@ -165,7 +166,8 @@ class Job(Owned):
     devices = models.JSONField(
         default=list,
         blank=True,
-        help_text="The devices of that machine that it has, or had last: [{identity, slot, label}].",
+        help_text="The devices of that machine that it has, or had last: [{identity, slot, label}]; "
+        "with the cluster's name as machine where they are a cluster's.",
     )
     # For one that waits for several devices of one machine, see training.work.placing.
     gathers_on = models.CharField(
@@ -210,8 +212,16 @@ class Job(Owned):
         return [str(device["label"]) for device in self.devices if device.get("label")]
 
     @property
+    def cluster(self) -> str:
+        """The name of the cluster whose devices it has, or had last; "" for none."""
+        return str(self.devices[0].get("machine", "")) if self.devices else ""
+
+    @property
     def devices_text(self) -> str:
-        """The same in words: "cpu 1", "2 devices: cpu 0, cpu 1"."""
+        """The same in words: "cpu 1", "2 devices: cpu 0, cpu 1", "2 devices of the Ray cluster at …"."""
+        if self.cluster:
+            return f"{counted(len(self.devices), 'device')} of {machine_words(self.cluster, RAY)}"
+
         labels = self.device_labels
         names = ", ".join(labels)
 
@@ -268,8 +278,16 @@ class Machine(models.Model):
 
     host = models.CharField(max_length=200)
     slot = models.CharField(max_length=60, default="0", help_text="Of its workers.")
+    launcher = models.CharField(
+        max_length=10,
+        default=LOCAL,
+        choices=LAUNCHERS,
+        help_text="ray: its host is a cluster's name.",
+    )
     kind = models.CharField(max_length=10, default="cpu", help_text="cpu or cuda.")
-    devices = models.PositiveSmallIntegerField(default=1, help_text="How many it has.")
+    devices = models.PositiveSmallIntegerField(
+        default=1, help_text="How many it has; of a cluster, the most that it had."
+    )
     seen_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -279,7 +297,12 @@ class Machine(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.host
+        return self.words
+
+    @property
+    def words(self) -> str:
+        """What sentences call it."""
+        return machine_words(self.host, self.launcher)
 
 
 class Notice(models.Model):

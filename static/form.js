@@ -321,11 +321,15 @@
           : "no similar train yet",
       );
     }
+    const device = answer.worker.device;
+    live(number("device"), device ? device.name || device.kind : "–");
     const ahead = answer.queue.waiting + answer.queue.running;
     live(
       number("starts"),
       !answer.worker.ready
-        ? "when a worker is back"
+        ? answer.warnings.launcher
+          ? "when the cluster is back"
+          : "when a worker is back"
         : answer.queue.paused
           ? "when the queue is resumed"
           : ahead

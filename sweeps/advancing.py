@@ -497,6 +497,7 @@ def _train_values(sweep: Sweep, trial: Trial) -> dict[str, Any]:
         "priority": priority,
         "starts_after": sweep.starts_after,
         "continue_adapter": sweep.continue_adapter,
+        "launcher": sweep.launcher,
         # For whom it is handed over to, perhaps not.
         "start_anyway": sweep.start_anyway and may_manage_queue(owner),
     }

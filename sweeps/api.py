@@ -38,6 +38,7 @@ from sweeps.services import (
     sweep_stop,
 )
 from training.api.trains import ingredients, other_train
+from training.train.launching import device_kind_for
 
 NAMES = ("method", "base_model", "dataset", "evaluation_dataset")
 
@@ -146,7 +147,7 @@ class SweepPlanView(APIView):
     def post(self, request: ApiRequest) -> Response:
         """Preview a sweep: how many trains it makes, and obstacles by field. Nothing is started."""
         asked = request_of(request)
-        check = sweep_check(asked, device=worker_state().device_kind)
+        check = sweep_check(asked, device=device_kind_for(asked.launcher, worker_state()))
         body = {
             "ok": not check.errors,
             "errors": named_as_in_the_body(asked, check.errors),

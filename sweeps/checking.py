@@ -13,6 +13,7 @@ from django.contrib.auth.models import User
 
 from core.errors import UserError
 from datasets_app.models import Dataset
+from jobs.devices.launchers import ANYWHERE
 from methods.models import TrainingMethod
 from methods.schema import Field, method_fields
 from methods.services import parameters_validate
@@ -56,6 +57,7 @@ class Request:
     priority: int = TrainRun.Priority.NORMAL
     starts_after: TrainRun | None = None
     start_anyway: bool = False
+    launcher: str = ANYWHERE
     name: str = ""
     metric: str = ""
     search: str = ""
@@ -215,6 +217,7 @@ def _check_trains(check: SweepCheck, request: Request, space: Space, device: str
         labels=request.labels,
         continue_adapter=request.continue_adapter,
         start_anyway=request.start_anyway,
+        launcher=request.launcher,
         device=device,
     )
     check.refuse_all(check.first.errors)
@@ -279,6 +282,7 @@ def _check_one(request: Request, values: Values, device: str, *, looks_at_memory
         steps=plan.steps,
         # What is not there is refused with the first combination.
         reward_bytes=reward_model_bytes(resolved, request.owner) or 0,
+        launcher=request.launcher,
     )
     memory_check(forecast, request.owner, request.start_anyway)
 

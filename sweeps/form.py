@@ -26,12 +26,13 @@ from sweeps.models import Sweep
 from sweeps.services import sweep_start
 from sweeps.space import NUMBERS, Axis, Space, axes_read, sweep_obstacle
 from training.form.controls import text_read
-from training.form.draft import Draft, draft_new, draft_read, ingredients_take
+from training.form.draft import Draft, draft_new, draft_read, ingredients_take, launcher_kept
 from training.form.forecast_bar import with_forecast_html
 from training.form.page import form_context, with_missing
 from training.form.preview import train_preview
 from training.form.views import TrainFormView, draft_choices
 from training.train.labels import labels_clean
+from training.train.launching import device_kind_for
 from training.train.metrics import method_metrics
 
 VALUES, RANGE, BOTH = "values", "range", "both"
@@ -216,6 +217,7 @@ def request_of(draft: Draft, sweep: SweepDraft, space: dict[str, Any]) -> Reques
         priority=draft.priority,
         starts_after=draft.after,
         start_anyway=draft.start_anyway,
+        launcher=draft.launcher,
         name=draft.name,
         metric=sweep.metric,
         search=sweep.search,
@@ -231,7 +233,7 @@ def sweep_preview(
 ) -> tuple[dict[str, Any], SweepCheck]:
     """What training.form.preview says of the first train, with what stands against the sweep, and
     {"sweep": {"trains", "combinations", "button", "text"}}."""
-    check = sweep_check(request, device=state.device_kind)
+    check = sweep_check(request, device=device_kind_for(request.launcher, state))
     choices = draft_choices(draft)
     if check.space is not None:
         first = {axis.name: axis.edges()[0] for axis in check.space.axes}
@@ -412,6 +414,7 @@ def draft_take(draft: Draft, sweep: Sweep) -> SweepDraft:
     draft.system_prompt = sweep.system_prompt
     draft.labels = ", ".join(labels_clean(sweep.labels))
     draft.continue_adapter = sweep.continue_adapter
+    draft.launcher = launcher_kept(sweep.launcher)
 
     filled = SweepDraft(
         metric=sweep.metric,

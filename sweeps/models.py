@@ -23,6 +23,7 @@ from django.urls import reverse
 
 from core.ownership import OwnedQuerySet
 from datasets_app.models import Dataset
+from jobs.devices.launchers import ANYWHERE, LAUNCHERS
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.models import TrainRun
@@ -134,6 +135,13 @@ class Sweep(TrainOrder):
     continue_adapter = models.BooleanField(default=False)
     start_anyway = models.BooleanField(
         default=False, help_text="Though trains cannot fit, which is for operators."
+    )
+    launcher = models.CharField(
+        max_length=10,
+        blank=True,
+        default=ANYWHERE,
+        choices=LAUNCHERS,
+        help_text="Where its trains may run; blank: anywhere.",
     )
     starts_after = models.ForeignKey(
         TrainRun,

@@ -14,7 +14,7 @@ from sweeps.models import Sweep, Trial
 from sweeps.progress import trial_seconds
 from sweeps.ranking import best_trial
 from sweeps.standing import seen_of, sweep_activity
-from training.api.serializers import OrderSerializer
+from training.api.serializers import LauncherField, OrderSerializer
 from training.models import TrainRun
 
 
@@ -150,6 +150,7 @@ class SweepSerializer(serializers.ModelSerializer[Sweep]):
     dataset = _slug("dataset.slug")
     evaluation_dataset = _slug("evaluation_dataset.slug")
     priority = PriorityField(read_only=True)
+    launcher = LauncherField(read_only=True)
     after = serializers.IntegerField(source="starts_after_id", read_only=True, allow_null=True)
     parameters = serializers.DictField(read_only=True)
     space = serializers.DictField(read_only=True)
@@ -189,6 +190,7 @@ class SweepSerializer(serializers.ModelSerializer[Sweep]):
             "continue_adapter",
             "priority",
             "start_anyway",
+            "launcher",
             "after",
             "space",
             "metric",

@@ -25,6 +25,7 @@ from sweeps.checking import (
 )
 from sweeps.models import Sweep, Trial
 from training.models import TrainRun
+from training.train.launching import device_kind_for
 from training.train.resuming import train_resume
 from training.train.services import train_stop
 from training.work.queue import may_manage_queue
@@ -45,7 +46,8 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
     if earlier is not None:
         return earlier, False
 
-    check = sweep_check(request, device=worker_state().device_kind)
+    device = device_kind_for(request.launcher, worker_state())
+    check = sweep_check(request, device=device)
     space = check.insist()
     assert request.dataset is not None
     assert check.first is not None
@@ -66,6 +68,7 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
         notes=clean_text(request.notes),
         labels=check.first.labels,
         continue_adapter=request.continue_adapter,
+        launcher=request.launcher,
         priority=request.priority,
         start_anyway=request.start_anyway and may_manage_queue(request.owner),
         starts_after=request.starts_after,

@@ -36,6 +36,7 @@ CANARIES = {
     "EMAIL_URL": "smtp://somebody:canary-mail-000005@127.0.0.1:9",
     "HF_TOKEN": "hf_canary-hub-000006",
     "HTTPS_PROXY": "http://somebody:canary-proxy-000007@127.0.0.1:9",
+    "DEEPEXTENSION_RAY_TOKEN": "canary-ray-000009",
     "A_SECRET_OF_NEXT_YEAR": "canary-later-000008",
 }
 

@@ -17,6 +17,7 @@ from core.store import runs_folder
 from datasets_app.models import Dataset
 from engine.contract.rundir import LOG
 from engine.schema.registry import Objective
+from jobs.devices.launchers import ANYWHERE, LAUNCHERS, LOCAL, RAY
 from jobs.models import Job, JobQuerySet
 from methods.models import TrainingMethod
 from methods.services import method_objective
@@ -104,6 +105,13 @@ class TrainRun(Job):
         default=False,
         help_text="An operator started it although the forecast says that it cannot fit.",
     )
+    launcher = models.CharField(
+        max_length=10,
+        blank=True,
+        default=ANYWHERE,
+        choices={ANYWHERE: "Anywhere"} | LAUNCHERS,
+        help_text="Where it may run: local, ray, or blank for anywhere.",
+    )
     planned_rows = models.BigIntegerField(
         default=0, help_text="Rows that it will learn from, repeats counted."
     )
@@ -177,6 +185,16 @@ class TrainRun(Job):
     def width(self) -> int:
         """On how many devices of one machine it runs."""
         return width_of(self.method, self.parameters)
+
+    @property
+    def launcher_now(self) -> str:
+        """Where its next attempt may run. One that ran on a cluster resumes there, where what is left
+        of its last attempt is ended before the next begins. A custom program runs on machines of this
+        platform."""
+        if self.method.is_custom:
+            return LOCAL
+
+        return RAY if self.cluster else self.launcher
 
     @property
     def objective(self) -> Objective:

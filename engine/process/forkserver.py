@@ -1,9 +1,10 @@
-"""A warm process that engines are forked from: `python -m engine.process.forkserver FD`.
+"""A warm process that engines are forked from: `python -m engine.process.forkserver FD [--light]`.
 
 It has imported every training library and run no tensor operation (engine.process.preload says
 why), so that a train starts without delay. It knows nothing of the platform: no settings, no
 database, no secrets. An engine is a copy of it, and so whatever runs in an engine, a custom reward
-function too, finds none of them in its memory either.
+function too, finds none of them in its memory either. --light: it imports nothing, for trains that are
+computed on a cluster.
 
 The platform (jobs.devices.engine_process) holds the other end of a socket. A message there asks for one
 engine and brings these file descriptors:
@@ -230,7 +231,9 @@ def _parameters(directory: Path) -> dict[str, Any]:
 
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
-    preload.load()
+    if "--light" not in sys.argv:
+        preload.load()
+
     control.send(READY)
 
     # These signals reach the workers too, which stop their trains in order; then nobody holds the

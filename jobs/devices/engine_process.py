@@ -26,6 +26,7 @@ from engine.process.forkserver import ASK, READY
 from engine.rewards.registry import uses_judge
 
 LONGEST_STATUS = 64
+FORKSERVER = (sys.executable, "-m", "engine.process.forkserver")
 
 
 class ForkServerGone(Exception):
@@ -48,13 +49,13 @@ class WarmProcess:
         self.lock = os.open(os.devnull, os.O_RDONLY)
 
     @classmethod
-    def start(cls) -> WarmProcess:
+    def start(cls, *, is_light: bool = False) -> WarmProcess:
         """Start it and wait until it has imported everything. Raises ForkServerGone where it ends
-        before."""
+        before. is_light: it imports nothing, for engines that compute elsewhere."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "engine.process.forkserver", str(theirs.fileno())],
+                [*FORKSERVER, str(theirs.fileno()), *(["--light"] if is_light else [])],
                 cwd=settings.BASE_DIR,
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,
@@ -106,6 +107,8 @@ class Engine:
 
     # The worker's own; its forks inherit it.
     warm: WarmProcess | None = None
+    # For a worker whose trains are computed on a cluster.
+    is_light = False
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
@@ -128,7 +131,7 @@ class Engine:
 
     @classmethod
     def _replacement(cls) -> WarmProcess:
-        replacement = WarmProcess.start()
+        replacement = WarmProcess.start(is_light=cls.is_light)
         if cls.warm is not None:
             replacement.lock = cls.warm.lock
 

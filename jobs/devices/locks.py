@@ -5,6 +5,9 @@
     HOST-SLOT.claim              one claim at a time on a machine
     HOST-DEVICE-SLOT.sharing     see jobs.devices.sharing
 
+Of a cluster's devices HOST is the cluster's name, and SLOT its own: workers on several machines may
+have them.
+
 A job of several devices holds the `.train` locks of all of them. Its engine inherits them, so that a
 device is free only once the last process of the job has left it, and always then: the kernel gives a
 lock back however its holder ended."""
@@ -22,11 +25,17 @@ from typing import Any
 
 from django.conf import settings
 
+from jobs.devices.launchers import RAY
 
-def lock_path(*parts: str, ending: str = "") -> Path:
+# The slot of every cluster's devices.
+CLUSTER_SLOT = RAY
+
+
+def lock_path(*parts: str, ending: str = "", host: str = "") -> Path:
+    """host: of another machine than this one: a cluster."""
     folder = settings.HOME / "locks"
     folder.mkdir(exist_ok=True, mode=0o700)
-    name = re.sub(r"[^\w.-]", "_", "-".join((socket.gethostname(), *parts)))
+    name = re.sub(r"[^\w.-]", "_", "-".join((host or socket.gethostname(), *parts)))
 
     return folder / f"{name}{ending}"
 
@@ -53,18 +62,21 @@ class WorkerLock:
 
 
 @contextmanager
-def claiming() -> Iterator[None]:
-    """Only one worker of this machine and slot at a time decides what starts here."""
-    with lock_path(settings.WORKER_SLOT, ending=".claim").open("w") as lock:
+def claiming(cluster: str = "") -> Iterator[None]:
+    """Only one worker of this machine and slot, or of that cluster, at a time decides what starts
+    there."""
+    slot = CLUSTER_SLOT if cluster else settings.WORKER_SLOT
+    with lock_path(slot, ending=".claim", host=cluster).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 class DeviceLocks:
     """Devices that are held for a job: {identity: descriptor}. Whoever inherits a descriptor holds
-    that device too."""
+    that device too. cluster: whose devices they are, "" for those of this machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: str = "") -> None:
+        self.cluster = cluster
         self.held: dict[str, int] = {}
 
     def take(self, identity: str) -> bool:
@@ -72,7 +84,8 @@ class DeviceLocks:
         if identity in self.held:
             return True
 
-        path = lock_path(identity, settings.WORKER_SLOT, ending=".train")
+        slot = CLUSTER_SLOT if self.cluster else settings.WORKER_SLOT
+        path = lock_path(identity, slot, ending=".train", host=self.cluster)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not _taken(descriptor):
             os.close(descriptor)

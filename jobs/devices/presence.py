@@ -1,6 +1,7 @@
 """Which workers of devices are there, and whether a train would start now.
 
-A worker announces itself and its device by a key in Redis that expires by itself."""
+A worker announces itself and its device by a key in Redis that expires by itself; a worker of a
+cluster, what the cluster has (jobs.devices.cluster_watch)."""
 
 from __future__ import annotations
 
@@ -17,12 +18,15 @@ from redis.exceptions import RedisError
 
 from core.processes import process_is_alive
 from core.queue import connection
+from jobs.devices.launchers import RAY
 from jobs.devices.machines import Present, machines_present
 
 logger = logging.getLogger("deepextension.worker")
 
 KEY = "deepextension:worker:"
 LAPSE_SECONDS = 60
+# Of a cluster's workers: which of them are there, and why their cluster is not.
+LANES = "deepextension:lane:"
 STARTING = "deepextension:starting:"
 STARTING_SECONDS = 180
 
@@ -47,15 +51,20 @@ def presence_remember(presence: dict[str, Any]) -> None:
     _own.update(presence)
 
 
-def seat_of(name: str) -> Seat:
+def seat_of(name: str) -> Seat | None:
     """Of the worker of that name, by what the queue knows, and by what it knows of itself. Where
-    neither knows it, it is alone, on a CPU."""
+    neither knows it, it is alone, on a CPU. None for a worker of a cluster of which nothing is
+    there now."""
     try:
         present = workers_present()
     except RedisError:
         present = []
 
-    if _own.get("name") == name and all(presence["name"] != name for presence in present):
+    if (
+        _own.get("name") == name
+        and "device" in _own
+        and all(presence["name"] != name for presence in present)
+    ):
         present = [*present, _own]
 
     machines = machines_present(present)
@@ -64,7 +73,10 @@ def seat_of(name: str) -> Seat:
             if worker == name:
                 return Seat(machine, identity, machines)
 
-    return _seat_alone(name)
+        if name in machine.lanes:
+            return Seat(machine, next(iter(machine.devices)), machines)
+
+    return None if _own.get("launcher") == RAY else _seat_alone(name)
 
 
 def _seat_alone(name: str) -> Seat:
@@ -94,6 +106,22 @@ class WorkerState:
         """ "cpu" or "cuda"; "cpu" where no worker can tell."""
         return str((self.device or {}).get("kind", "cpu"))
 
+    def device_for(self, launcher: str) -> dict[str, Any] | None:
+        """What a form should assume for trains of that launcher, "" for any."""
+        if not launcher:
+            return self.device
+
+        devices = [
+            device
+            for machine in self.machines
+            if machine.launcher == launcher
+            for device in machine.devices.values()
+        ]
+        return best_device([{"device": device} for device in devices]) if devices else None
+
+    def kind_for(self, launcher: str) -> str:
+        return str((self.device_for(launcher) or self.device or {}).get("kind", "cpu"))
+
 
 def start_announce(seconds: int = STARTING_SECONDS) -> None:
     """Announce that this worker is loading its libraries; pages show that instead of "no
@@ -113,9 +141,20 @@ def start_is_over() -> None:
 
 def workers_present() -> list[dict[str, Any]]:
     """{name, host, slot, process, device, devices} of each training worker that is there; devices:
-    how many its machine has. Raises RedisError."""
+    how many its machine has. Of a cluster's also "cluster": {name, devices: all that it has}; host
+    is then where the worker is, and device the first of the cluster's. Raises RedisError."""
+    return _announced(KEY)
+
+
+def lanes_present() -> list[dict[str, Any]]:
+    """{name, host, process, cluster, away} of each worker of a cluster; away: why the cluster is not
+    there, "" where it is. Raises RedisError."""
+    return _announced(LANES)
+
+
+def _announced(beginning: str) -> list[dict[str, Any]]:
     redis = connection()
-    keys = list(redis.scan_iter(f"{KEY}*", count=1000))
+    keys = list(redis.scan_iter(f"{beginning}*", count=1000))
     # A key may have expired since.
     presences = [json.loads(value) for value in redis.mget(keys) if value]
     return [presence for presence in presences if is_alive(presence)]

@@ -4,6 +4,8 @@ A model server holds the shared side for as long as its process lives. A train t
 device for itself takes the exclusive side for its time. The kernel gives both back however a process
 ends, so that nothing stays locked by what was killed.
 
+Model servers are never on a cluster's devices, which trains need not ask for.
+
 Whether somebody was answered lately is a key in Redis that expires by itself."""
 
 from __future__ import annotations
@@ -95,6 +97,11 @@ def minutes_held(host: str = "") -> int:
     devices: dict[str, set[str]] = {}
     try:
         for presence in workers_present():
+            if "cluster" in presence:
+                # Nobody is answered there, so it holds no train.
+                devices[str(presence["cluster"]["name"])] = {""}
+                continue
+
             identity = str(presence["device"].get("identity", ""))
             devices.setdefault(presence["host"], set()).add(identity)
     except RedisError:

@@ -3,6 +3,7 @@ jobs.devices.engine_process."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -18,7 +19,9 @@ from rq.queue import Queue
 from core.devices import Device
 from core.queue_jobs import Worker
 from engine.process.isolation import die_with_parent
+from jobs.devices.cluster_watch import lane_forget, watch_beside
 from jobs.devices.engine_process import Engine
+from jobs.devices.launchers import RAY
 from jobs.devices.presence import KEY, LAPSE_SECONDS, presence_remember
 
 logger = logging.getLogger("deepextension.worker")
@@ -79,3 +82,37 @@ class DeviceWorker(Worker):
     def lost_jobs_close(self) -> None:
         """End the jobs whose supervisor is gone."""
         raise NotImplementedError
+
+
+class ClusterWorker(DeviceWorker):
+    """One job at a time, on devices of a cluster, which its watcher announces."""
+
+    presence: dict[str, Any]
+    watcher = 0
+
+    def work_beside_cluster(self) -> None:
+        """Work until it is told to end, with a watcher beside it."""
+        self.presence = {
+            "name": self.name,
+            "host": socket.gethostname(),
+            "slot": settings.WORKER_SLOT,
+            "process": self.mark,
+            "launcher": RAY,
+        }
+        presence_remember(self.presence)
+        self.watcher = watch_beside(self.presence)
+        self.work(logging_level="WARNING")
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        super().heartbeat(timeout, pipeline=pipeline)
+        # One that was killed. A fork of this worker has no children of its own.
+        with contextlib.suppress(ChildProcessError):
+            if self.watcher and os.waitpid(self.watcher, os.WNOHANG)[0]:
+                self.watcher = watch_beside(self.presence)
+
+    def register_death(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.watcher, signal.SIGKILL)
+
+        super().register_death()
+        lane_forget(self.name)

@@ -111,7 +111,12 @@ class FactsReader:
             self.everywhere = workers_present()
 
         host = socket.gethostname()
-        here = [presence for presence in self.everywhere if presence["host"] == host]
+        here = [
+            presence
+            for presence in self.everywhere
+            # Model servers are never on a cluster's devices.
+            if presence["host"] == host and "cluster" not in presence
+        ]
         self.here = here or self.here
         return _facts(self.here, self.everywhere)
 
@@ -119,7 +124,8 @@ class FactsReader:
 def _facts(here: list[dict[str, Any]], everywhere: list[dict[str, Any]]) -> Facts:
     """The workers of this machine, and of all machines."""
     policy = device_policy()
-    running = list(TrainRun.objects.active().filter(host=socket.gethostname()).order_by("pk"))
+    active = TrainRun.objects.active().filter(host=socket.gethostname()).order_by("pk")
+    running = [run for run in active if not run.cluster]
     spots = _spots(here, running)
     kind = "cpu" if all(_kind(presence) == "cpu" for presence in here) else "cuda"
     rule = rule_on(policy, kind)

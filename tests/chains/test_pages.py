@@ -8,7 +8,7 @@ from django.contrib.auth.models import Group
 
 import training.train.services
 from chains.models import Chain
-from chains.services import chain_cancel
+from chains.services import chain_cancel, chain_copy, chain_order
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from tests.chains.conftest import advance, measure, merged, run_of, stages, train_end
@@ -333,3 +333,23 @@ def test_a_chain_offers_no_start_of_what_does_not_fit(caller, alice, draft, monk
         assert "memory" in plan["errors"]
 
     assert caller.post("/chains/new/lora/", filled(start_anyway="on")).status_code == 400
+
+
+def test_a_stage_runs_where_it_was_asked_to(caller, draft, alice, settings):
+    chain = draft()
+    path = f"/chains/{chain.pk}/stages/1/form/lora/"
+    plan = caller.post(f"{path}plan/", filled(launcher="ray")).json()
+    assert "No Ray cluster is set up here" in plan["errors"]["launcher"][0]
+
+    settings.RAY_ADDRESS = "http://ray:8265"
+    assert caller.post(path, filled(launcher="ray")).status_code == 302
+    form = page(caller, path)
+    assert form.select_one("#id-launcher option[selected]")["value"] == "ray"
+    chain_order(chain=chain, by=alice)
+    assert [stage.launcher for stage in stages(chain)] == ["ray", ""]
+    assert run_of(chain).launcher == "ray"
+    told = caller.get(f"/api/v1/chains/{chain.pk}/").json()["stages"]
+    assert [stage["launcher"] for stage in told] == ["ray", ""]
+
+    copy = chain_copy(chain=chain, by=alice)
+    assert [stage.launcher for stage in stages(copy)] == ["ray", ""]

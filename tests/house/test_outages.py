@@ -13,6 +13,7 @@ from django.db import OperationalError, connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from core.outages import outage_of
+from jobs.devices.presence import WorkerState
 from tests.training.conftest import make_train  # noqa: F401 - a fixture
 
 
@@ -148,9 +149,7 @@ def test_an_outage_is_told_from_a_bug(error, code):
 def test_health_tells_of_a_full_disk_and_keeps_nobody_out(client, db, monkeypatch):
     monkeypatch.setattr("core.store.FULL_BYTES", 10**18)
     monkeypatch.setattr("deepextension.health.queue_answers", lambda: True)
-    monkeypatch.setattr(
-        "deepextension.health.worker_state", lambda: type("State", (), {"ready": True})
-    )
+    monkeypatch.setattr("deepextension.health.worker_state", lambda: WorkerState(True, None, ""))
     answer = client.get("/healthz")
     assert (answer.status_code, answer.json()["status"], answer.json()["disk"]) == (
         200,

@@ -376,3 +376,19 @@ def test_a_waiting_train_is_named_in_the_queue(caller, make_sweep):
     advance(sweep)
     trained(sweep, waiting(sweep)[0], score)
     assert "train 2 of sweep Rates" in text(caller, "/trains/queue/")
+
+
+def test_its_trains_run_where_it_was_asked_to(caller, settings):
+    refused = caller.post("/sweeps/new/lora/plan/", sent_with(launcher="ray")).json()
+    assert "No Ray cluster is set up here" in refused["errors"]["launcher"][0]
+
+    settings.RAY_ADDRESS = "http://ray:8265"
+    caller.post("/sweeps/new/lora/", sent_with(launcher="ray"))
+    sweep = Sweep.objects.get()
+    advance(sweep)
+    runs = TrainRun.objects.all()
+    assert {run.launcher for run in runs} == {"ray"}
+    assert caller.get(f"/api/v1/sweeps/{sweep.pk}/").json()["launcher"] == "ray"
+
+    copy = page(caller, f"/sweeps/new/lora/?sweep={sweep.pk}")
+    assert copy.select_one("#id-launcher option[selected]")["value"] == "ray"

@@ -22,7 +22,7 @@ from methods.models import TrainingMethod
 from methods.services import methods_install
 from models_app.adapters import adapter_base
 from models_app.models import BaseModel
-from tests.training.test_train_check import file_make
+from tests.training.conftest import file_make
 from training.form.preview import train_preview
 from training.models import TrainRun
 from training.pages.compare import comparison

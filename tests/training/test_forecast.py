@@ -21,7 +21,7 @@ from methods.models import TrainingMethod
 from methods.services import methods_install, parameters_validate
 from models_app.models import BaseModel
 from tests.training.claims import machine_of
-from tests.training.test_train_check import file_make
+from tests.training.conftest import file_make
 from training.forecast import devices as forecast_devices
 from training.forecast.devices import devices_present
 from training.forecast.fixes import _allowed

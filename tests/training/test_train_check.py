@@ -12,12 +12,10 @@ import pytest
 from django.utils import timezone
 
 from core.errors import UserError
-from datasets_app.models import Dataset
 from engine.contract.rundir import checkpoint_seal
 from engine.doctor.finding_kinds import TOOL_CALLS
 from methods.models import TrainingMethod
-from methods.services import method_defaults, methods_install
-from models_app.models import BaseModel
+from methods.services import method_defaults
 from training.form.preview import train_preview
 from training.models import TrainRun
 from training.train.branching import Origin
@@ -25,33 +23,6 @@ from training.train.services import train_create
 
 Choices = dict[str, Any]
 Usage = namedtuple("Usage", "total used free")
-
-
-@pytest.fixture
-def choices(alice, make_train) -> Choices:
-    """What Alice chose for a train that can start."""
-    methods_install()
-    model = BaseModel.objects.get(slug="tiny")
-    BaseModel.objects.filter(pk=model.pk).update(
-        context_length=2048, linear_modules=["q_proj", "v_proj"], tokenizer_sha256="1" * 64
-    )
-    model.refresh_from_db()
-    model.path.mkdir(parents=True, exist_ok=True)
-    dataset = Dataset.objects.get(slug="toys")
-    file_make(dataset)
-
-    return {
-        "owner": alice,
-        "method": TrainingMethod.objects.get(slug="lora"),
-        "base_model": model,
-        "dataset": dataset,
-        "parameters": {},
-    }
-
-
-def file_make(dataset: Dataset) -> None:
-    dataset.path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.path.write_text("{}\n")
 
 
 def row_change(name: str, **values: Any) -> Callable[..., Choices]:

@@ -1,7 +1,6 @@
 """A train of several devices: it gets them together, others of its machine are busy with it, and
 nothing stays kept or held for what is gone."""
 
-import itertools
 import os
 import random
 import re
@@ -38,18 +37,6 @@ WIDE = {"devices": 2}
 @pytest.fixture(autouse=True)
 def home(settings, tmp_path):
     settings.HOME = tmp_path
-
-
-@pytest.fixture
-def stand(make_train):
-    numbers = itertools.count()
-
-    def stand(name: str, **fields) -> TrainRun:
-        run = make_train(name=name, place=next(numbers), **fields)
-        run.directory.mkdir(parents=True, exist_ok=True)
-        return run
-
-    return stand
 
 
 class Workers:
@@ -376,7 +363,9 @@ def test_a_worker_knows_its_own_device_while_the_queue_is_away(monkeypatch):
 def test_all_idle_workers_look_when_a_train_could_start(workers, stand, monkeypatch):
     sent = []
     monkeypatch.setattr("training.work.queue.waiting_calls", lambda *_: 0)
-    monkeypatch.setattr("training.work.queue.workers_notify", sent.append)
+    monkeypatch.setattr(
+        "training.work.queue._notify", lambda _, times: sent.append(times) if times else None
+    )
     assert waiting_trains_notify() == 0
     workers.machines.append(machine_of(3, "large"))
     stand("wide", parameters={"devices": 3})

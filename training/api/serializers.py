@@ -9,6 +9,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api import KeyField, StrictSerializer
+from jobs.devices.launchers import ANYWHERE, LAUNCHERS
 from jobs.durations import run_seconds
 from jobs.queue import job_position
 from jobs.serializers import JobErrorSerializer, PriorityField
@@ -21,6 +22,18 @@ from training.train.merging import PRECISIONS
 from training.train.record import record_notes, steps_missing
 from training.train.standing import activity_of
 from training.work.reasons import waiting_reason
+
+
+class LauncherField(serializers.ChoiceField):
+    """Where a train may run."""
+
+    def __init__(self, **options: Any) -> None:
+        help_text = (
+            "Where it may run: local (machines of this platform), ray (the Ray cluster), or blank for "
+            "anywhere."
+        )
+        choices = [(ANYWHERE, "Anywhere"), *LAUNCHERS.items()]
+        super().__init__(choices, **{"help_text": help_text} | options)
 
 
 class EstimateSerializer(serializers.Serializer[Any]):
@@ -89,6 +102,11 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         help_text="Those of its machine's devices that it has, or had last; empty where the machine "
         "has only one.",
     )
+    launcher = LauncherField(read_only=True)
+    cluster = serializers.CharField(
+        read_only=True,
+        help_text='The Ray cluster that it runs on, or ran on last; "" for a machine of this platform.',
+    )
     objective = serializers.SerializerMethodField(
         help_text="The metric by which best_value is chosen."
     )
@@ -125,6 +143,8 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
             "branched_from",
             "branch_step",
             "continue_adapter",
+            "launcher",
+            "cluster",
             "forecast",
             "started_anyway",
             "attempt",
@@ -299,6 +319,7 @@ class OrderSerializer(StrictSerializer):
         max_length=100,
         help_text="Words to sort by. A comma separates words.",
     )
+    launcher = LauncherField(required=False, allow_blank=True, default="")
 
 
 class TrainCreateSerializer(OrderSerializer):
@@ -411,6 +432,7 @@ class TrainPlanSerializer(StrictSerializer):
     )
     continue_adapter = serializers.BooleanField(required=False, default=False)
     start_anyway = serializers.BooleanField(required=False, default=False)
+    launcher = LauncherField(required=False, allow_blank=True, default="")
     parameters = serializers.DictField(required=False, default=dict)
     branched_from = serializers.IntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=2**62
@@ -545,6 +567,7 @@ class TrainCopySerializer(StrictSerializer):
     base_model = KeyField(required=False)
     continue_adapter = serializers.BooleanField(required=False)
     start_anyway = serializers.BooleanField(required=False)
+    launcher = LauncherField(required=False, allow_blank=True)
     dataset = KeyField(required=False)
     evaluation_dataset = KeyField(required=False, allow_null=True)
     parameters = serializers.DictField(required=False, default=dict, help_text="Only what changes.")

@@ -68,6 +68,7 @@ BESIDE = (
     "branched_from",
     "branch_step",
     "continue_adapter",
+    "launcher",
     "memory",
     "labels",
 )
@@ -232,6 +233,7 @@ class TrainPlanView(APIView):
                 labels=data["labels"],
                 continue_adapter=data["continue_adapter"],
                 start_anyway=data["start_anyway"],
+                launcher=data["launcher"],
             )
         )
 
@@ -424,6 +426,7 @@ def values_of(origin: TrainRun) -> dict[str, Any]:
         "system_prompt": origin.system_prompt,
         "notes": origin.notes,
         "labels": [label.name for label in origin.labels.all()],
+        "launcher": origin.launcher,
         "copied_from": origin,
     }
 

@@ -14,13 +14,14 @@ from datasets_app.models import Dataset
 from engine.forecast.batches import Batch
 from engine.forecast.shape import ShapeUnknown
 from engine.forecast.workload import Target, Workload
+from jobs.devices.launchers import ANYWHERE, RAY
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.forecast.devices import devices_present, is_one_away, presences
 from training.forecast.fixes import fixes_of
 from training.forecast.forecaster import Forecaster
 from training.forecast.inputs import Parameters, lengths_ready
-from training.forecast.verdicts import DOES_NOT_FIT, FITS, ORDER, Forecast
+from training.forecast.verdicts import DOES_NOT_FIT, FITS, ORDER, DeviceForecast, Forecast
 from training.work.queue import device_kinds
 
 
@@ -33,8 +34,10 @@ def forecast_make(
     steps: int,
     reward_bytes: int = 0,
     devices: Sequence[Mapping[str, Any]] | None = None,
+    launcher: str = ANYWHERE,
 ) -> Forecast:
-    """`parameters`: resolved. devices: those of workers, as devices_present; looked up where None."""
+    """`parameters`: resolved. devices: those of workers, as devices_present; looked up where None: all
+    on which a train of that launcher may run."""
     if method.is_custom:
         return Forecast(missing="A custom program decides itself what it holds in memory.")
     if Workload(method.recipe, parameters, Batch(1, 1, 1), Target("cuda", True)).is_offloaded:
@@ -49,7 +52,9 @@ def forecast_make(
     kinds = device_kinds(method, dict(parameters))
     width = int(parameters.get("devices") or 1)
     present = presences() if devices is None else []
-    here = devices_present(present, kinds, width) if devices is None else list(devices)
+    here = devices_present(present, kinds, width, launcher) if devices is None else list(devices)
+    # A step is tried on this platform's machines.
+    may_try = launcher != RAY
     known = [device for device in here if float(device.get("memory_gb") or 0) > 0]
 
     try:
@@ -62,24 +67,44 @@ def forecast_make(
         )
         batch = forecaster.batch(parameters)
     except ShapeUnknown as unknown:
-        return Forecast(missing=f"{unknown} Try one step to know.", may_try=bool(known))
+        return Forecast(missing=f"{unknown} Try one step to know.", may_try=may_try and bool(known))
 
     if not known:
         missing = "No worker is there whose memory is known and that can run it."
+        if here:
+            missing = "The Ray cluster does not say how much memory its devices have."
+        elif launcher == RAY:
+            missing = "The Ray cluster is not there to say how much memory its devices have."
+
         return Forecast(missing=missing, batch=asdict(batch))
 
     found = [(forecaster.forecast(parameters, device), device) for device in known]
+    certain = [pair for pair in found if not _may_be_less(pair[0], pair[1], parameters)]
+    if not certain:
+        missing = "What it takes there depends on whether the nodes' processors compute in half precision."
+        return Forecast(missing=missing, batch=asdict(batch))
+
+    found = certain
     found.sort(key=lambda pair: (ORDER.index(pair[0].verdict), -pair[0].usable))
     best, best_device = found[0]
     result = Forecast(
         devices=[forecast for forecast, _ in found],
         batch=asdict(batch),
         computed=forecaster.computed(parameters, best_device).counted,
-        may_try=True,
+        may_try=may_try,
     )
     if best.verdict == DOES_NOT_FIT and devices is None:
-        result.away = is_one_away(present, kinds, width)
+        result.away = is_one_away(present, kinds, width, launcher) or len(found) < len(here)
     if best.verdict != FITS:
         result.fixes = fixes_of(forecaster, parameters, best_device, best)
 
     return result
+
+
+def _may_be_less(
+    forecast: DeviceForecast, device: Mapping[str, Any], parameters: Parameters
+) -> bool:
+    """Whether a train may take less than was computed: a cluster does not say whether its processors
+    are good at half precision, and computed is the other."""
+    is_unsure = "node" in device and forecast.kind == "cpu"
+    return is_unsure and parameters.get("precision") == "auto" and forecast.verdict != FITS

@@ -15,6 +15,7 @@ from core.api import by_id_or_slug
 from core.requests import integer_of
 from core.text import clean_label
 from datasets_app.models import Dataset
+from jobs.devices.launchers import ANYWHERE, RAY, cluster_is_set
 from methods.models import TrainingMethod
 from methods.schema import Field, method_fields
 from models_app.adapters import ancestors_load
@@ -49,6 +50,7 @@ class Draft:
     branch: Origin | None = None
     continue_adapter: bool = False
     start_anyway: bool = False
+    launcher: str = ANYWHERE
     after: TrainRun | None = None
     priority: int = TrainRun.Priority.NORMAL
     origin: TrainRun | None = None
@@ -149,6 +151,7 @@ def _take_origin(draft: Draft, origin: TrainRun, query: QueryDict) -> None:
     draft.branch = branch_of(draft.reader, origin, query.get("step", ""))
     draft.continue_adapter = origin.continue_adapter and can_carry_on(draft.method, draft.fields)
     draft.labels = ", ".join(label.name for label in origin.labels.all())
+    draft.launcher = launcher_kept(origin.launcher)
 
     for name, item in draft.fields.items():
         if name in origin.parameters and not item.fixed:
@@ -157,6 +160,11 @@ def _take_origin(draft: Draft, origin: TrainRun, query: QueryDict) -> None:
     changes = changes_read(draft.method, query.get("with", ""))
     draft.parameters |= {name: value for name, value in changes.items() if name in draft.fields}
     ingredients_take(draft, origin, "copied train")
+
+
+def launcher_kept(launcher: str) -> str:
+    """Of what is copied: a cluster that is not set up any more can be chosen no more."""
+    return launcher if launcher != RAY or cluster_is_set() else ANYWHERE
 
 
 def _take_query(draft: Draft, query: QueryDict) -> None:
@@ -232,6 +240,7 @@ def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: st
         origin=train_find(reader, data.get("copied_from", "")),
         key=data.get("key", "")[:200] or str(uuid.uuid4()),
         start_anyway=bool(data.get("start_anyway")),
+        launcher=str(data.get("launcher", ""))[:40],
     )
 
     draft.parameters = draft.kept() | draft.parameters

@@ -10,6 +10,7 @@ from django.urls import reverse
 
 from datasets_app.models import Dataset
 from engine.rows.formats import FORMATS
+from jobs.devices.launchers import RAY, cluster_name
 from jobs.devices.machines import most_devices
 from methods.services import method_options
 from models_app.models import BaseModel
@@ -20,6 +21,7 @@ from training.models import TrainRun
 from training.train.carrying_on import GIVEN_PARAMETERS, adapter_text, can_carry_on
 from training.train.dataset_choice import DatasetChoice, choices_make, datasets_visible
 from training.train.labels import label_suggestions
+from training.train.launching import launchers_offered
 from training.train.reward_resources import reward_models
 from training.train.services import dataset_obstacle
 from training.work.queue import may_manage_queue
@@ -35,6 +37,7 @@ INGREDIENTS = {
     "after": "Starts",
     "branch_step": "Weights to begin with",
     "priority": "Priority",
+    "launcher": "Run on",
     "memory": "Memory",
 }
 
@@ -55,7 +58,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         original=origin.parameters if origin else None,
         modules=draft.base_model.linear_modules if draft.base_model else [],
         device=(preview["worker"]["device"] or {}).get("kind", "cpu"),
-        devices=most_devices(),
+        devices=most_devices(launcher=draft.launcher),
     )
 
     errors = preview["errors"]
@@ -98,6 +101,8 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         "own_labels": [name for name, _ in label_suggestions(draft.reader)],
         "unfinished": unfinished_of(draft.reader),
         "priorities": priorities_of(draft.reader),
+        "launchers": launchers_offered(draft.method),
+        "cluster_name": cluster_name(),
         "known_options": [{"name": name, "hint": spec["help"]} for name, spec in options.items()],
         "page": page_data(models, choices, preview, controls, adapters) | {"options": options},
         "form_url": reverse("training:form", args=[draft.method.slug]),
@@ -200,6 +205,11 @@ def explanations(draft: Draft) -> list[str]:
         reason = dataset_obstacle(data, method) if data is not None else ""
         if data is not None and reason:
             texts.append(f"Train #{origin.pk} used {data.name}. {reason}")
+
+    if origin.launcher == RAY and not launchers_offered(method):
+        texts.append(
+            f"Train #{origin.pk} asked for a Ray cluster, and none can be chosen here now."
+        )
 
     dropped = sorted(name for name in origin.parameters if name not in draft.fields)
     if dropped:

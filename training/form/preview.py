@@ -16,6 +16,7 @@ from django.contrib.auth.models import User
 
 from core.text import counted
 from datasets_app.models import Dataset
+from jobs.devices.launchers import ANYWHERE
 from jobs.devices.presence import WorkerState, worker_state
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
@@ -23,6 +24,7 @@ from training.forecast.step_time import ERROR_OF_A_STEP, seconds_by_step
 from training.models import TrainRun
 from training.train.branching import Origin
 from training.train.estimate import Estimator, device_name
+from training.train.launching import device_kind_for, launcher_warning
 from training.train.plan import Plan, disk_bytes
 from training.train.services import TrainCheck, train_check
 from training.work.queue import may_manage_queue, queue_state
@@ -42,6 +44,7 @@ def train_preview(
     labels: Iterable[str] = (),
     continue_adapter: bool = False,
     start_anyway: bool = False,
+    launcher: str = ANYWHERE,
     state: WorkerState | None = None,
     check: TrainCheck | None = None,
 ) -> dict[str, Any]:
@@ -66,7 +69,8 @@ def train_preview(
         labels=labels,
         continue_adapter=continue_adapter,
         start_anyway=start_anyway,
-        device=state.device_kind,
+        launcher=launcher,
+        device=device_kind_for(launcher, state),
     )
 
     answer: dict[str, Any] = {
@@ -80,7 +84,7 @@ def train_preview(
         "forecast": None,
         "blank": {},
         "queue": _queue(),
-        "worker": _worker(state),
+        "worker": _worker(state, launcher),
     }
 
     if check.forecast is not None:
@@ -98,8 +102,11 @@ def train_preview(
         and dataset is not None
     ):
         answer |= _planned(
-            check.plan, method, base_model, dataset, check.parameters, device_name(state)
+            check.plan, method, base_model, dataset, check.parameters, device_name(state, launcher)
         )
+
+    if waits_for := launcher_warning(launcher, state):
+        answer["warnings"]["launcher"] = waits_for
 
     return answer
 
@@ -176,5 +183,11 @@ def _queue() -> dict[str, int | bool]:
     }
 
 
-def _worker(state: WorkerState) -> dict[str, Any]:
-    return {"ready": state.ready, "message": state.message, "device": state.device}
+def _worker(state: WorkerState, launcher: str) -> dict[str, Any]:
+    """Of those that could run it."""
+    absence = launcher_warning(launcher, state)
+    return {
+        "ready": state.ready and not absence,
+        "message": absence or state.message,
+        "device": state.device_for(launcher),
+    }

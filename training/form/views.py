@@ -227,6 +227,7 @@ def draft_choices(draft: Draft) -> dict[str, Any]:
         "labels": [draft.labels],
         "continue_adapter": draft.continue_adapter,
         "start_anyway": draft.start_anyway,
+        "launcher": draft.launcher,
     }
 
 

@@ -12,6 +12,7 @@ from engine.contract.rundir import MODEL, folder_size
 from jobs.durations import run_seconds
 from methods.schema import Field, method_fields
 from training.models import TrainRun
+from training.train.launching import launcher_title
 from training.train.verdict import measured_alike
 
 FEWEST_TRAINS, MOST_TRAINS = 2, 8
@@ -23,6 +24,7 @@ INGREDIENTS = {
     "dataset": "Dataset",
     "evaluation_dataset": "Evaluation dataset",
     "system_prompt": "System prompt",
+    "launcher": "Asked to run on",
 }
 
 
@@ -42,6 +44,7 @@ def settings_of(run: TrainRun) -> dict[str, Any]:
         "dataset": run.dataset.name,
         "evaluation_dataset": run.evaluation_dataset.name if run.evaluation_dataset else None,
         "system_prompt": run.system_prompt,
+        "launcher": launcher_title(run.launcher),
         **run.parameters,
     }
 
@@ -231,7 +234,7 @@ def outcome_rows(trains: list[TrainRun]) -> list[Row]:
 
         rows.append(Row(title, cells))
 
-    if any(run.device_labels for run in trains):
+    if any(run.devices_text for run in trains):
         rows.append(Row("Ran on", [Cell(run.devices_text or display.MISSING) for run in trains]))
 
     return rows

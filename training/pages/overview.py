@@ -19,6 +19,7 @@ from engine.schema.fields import GROUPS
 from methods.schema import method_fields
 from training.models import TrainRun
 from training.pages.compare import INGREDIENTS, field_unknown, settings_of
+from training.train.launching import launcher_title
 from training.train.merging import PRECISIONS, merge_obstacle, merge_steps, models_of
 
 # Copies and branches that are named.
@@ -120,6 +121,8 @@ def as_json(run: TrainRun) -> str:
         "system_prompt": run.system_prompt,
         "parameters": run.parameters,
     }
+    if run.launcher:
+        body["launcher"] = run.launcher
 
     return json.dumps(body, indent=2, ensure_ascii=False)
 
@@ -135,8 +138,17 @@ def overview(run: TrainRun, reader: AbstractBaseUser | AnonymousUser) -> dict[st
         "waited": seconds_waited(run),
         "versions": run.facts.get("versions") or {},
         "device": run.facts.get("device") or {},
+        "nodes": nodes_of(run),
+        "launcher_title": launcher_title(run.launcher),
         **use_context(run, reader),
     }
+
+
+def nodes_of(run: TrainRun) -> list[str]:
+    """Names of the cluster's nodes that it ran on; none on a machine of this platform."""
+    device = run.facts.get("device") or {}
+    nodes = device.get("nodes") if run.cluster else None
+    return [str(node) for node in nodes] if isinstance(nodes, list) else []
 
 
 def parameters_context(run: TrainRun) -> dict[str, Any]:

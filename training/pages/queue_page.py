@@ -5,7 +5,7 @@ strangers train."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +15,11 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from core.ownership import may_change
-from jobs.devices.presence import WorkerState, worker_state, workers_present
+from core.text import counted
+from jobs.devices.launchers import cluster_is_set, cluster_title
+from jobs.devices.locks import CLUSTER_SLOT
+from jobs.devices.machines import machine_key
+from jobs.devices.presence import WorkerState, lanes_present, worker_state, workers_present
 from jobs.durations import run_seconds
 from training.models import TrainRun
 from training.train.durations import run_progress
@@ -68,7 +72,9 @@ class Station:
     """A training worker, or the place of a train whose worker does not answer. `is_busy` without
     `run`: with a train that the reader may not see. is_lent: its device is one of those of a train
     of several that is shown in full at the first of them. kept_for: while it is free and kept for a train of
-    several devices, of how many."""
+    several devices, of how many. note: why its cluster is not there.
+
+    Of a cluster each worker is a station, which may have any of its devices."""
 
     worker: str
     host: str
@@ -79,6 +85,7 @@ class Station:
     may_change: bool
     is_lent: bool = False
     kept_for: int = 0
+    note: str = ""
 
     @property
     def progress(self) -> float | None:
@@ -181,20 +188,30 @@ def stations(reader: User, runs: list[TrainRun], look: Look) -> list[Station]:
     """Every worker that is there, and every train that runs on one that is not."""
     try:
         present = sorted(workers_present(), key=_order)
+        lanes = {str(lane["name"]): lane for lane in lanes_present()} if cluster_is_set() else {}
     except RedisError:
-        present = []
+        present, lanes = [], {}
 
     visible = set(TrainRun.objects.visible_to(reader).active().values_list("pk", flat=True))
     # Of workers of an earlier version.
     without_devices = {run.worker: run for run in runs if run.worker and not run.devices}
     holders = holders_of(runs)
-    known = {str(worker["name"]) for worker in present}
+    known = {str(worker["name"]) for worker in present} | lanes.keys()
+    on_cluster = {run.worker: run for run in runs if run.cluster}
     main = _main_spots(holders, present, known)
     shown = set()
     every_station = []
 
     for worker in present:
         name = str(worker["name"])
+        if "cluster" in worker:
+            run = on_cluster.get(name)
+            kept_for = look.kept.get(machine_key(worker["cluster"]["name"], CLUSTER_SLOT), 0)
+            station = _station(_lane(worker, on_cluster.values()), run, visible, reader)
+            every_station.append(replace(station, kept_for=0 if run is not None else kept_for))
+            shown |= {run.pk} if run is not None else set()
+            continue
+
         spot = spot_of(worker)
         run = holders.get(spot) or without_devices.get(name)
         station = _station(worker, run, visible, reader)
@@ -211,10 +228,24 @@ def stations(reader: User, runs: list[TrainRun], look: Look) -> list[Station]:
                 "host": run.host,
                 "device": run.facts.get("device") or {},
             }
+            if run.cluster:
+                worker["device"] = {"name": cluster_title(run.cluster), "label": run.devices_text}
+
             station = _station(worker, run, visible, reader)
-            every_station.append(replace(station, is_here=run.worker in known))
+            note = str(lanes.get(run.worker, {}).get("away", ""))
+            every_station.append(replace(station, is_here=run.worker in known, note=note))
 
     return every_station
+
+
+def _lane(worker: dict[str, Any], runs: Iterable[TrainRun]) -> dict[str, Any]:
+    """A worker of a cluster, with what the cluster has in place of a device."""
+    name = str(worker["cluster"]["name"])
+    count = len(worker["cluster"]["devices"])
+    taken = sum(len(run.devices) for run in runs if run.cluster == name)
+    label = f"{counted(count, 'device')}, {max(0, count - taken)} free"
+    kind = worker["device"].get("kind", "cpu")
+    return worker | {"device": {"kind": kind, "name": cluster_title(name), "label": label}}
 
 
 def _main_spots(

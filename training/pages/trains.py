@@ -191,12 +191,16 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
 
 def waiting_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
     """How a train waits: behind which other one, for which worker, and when it will start."""
+    reason = waiting_reason(run)
+    starts = starts_now().get(run.pk)
     return {
         "after": visible_predecessor(request, run),
         "worker": worker_state(),
         "queue": queue_state(),
-        "starts": starts_now().get(run.pk),
-        "activity": activity_of(run, waiting_reason(run)),
+        "starts": starts,
+        # Of one that no machine can start now nobody knows when it will.
+        "starts_shown": starts is not None or not reason,
+        "activity": activity_of(run, reason),
         "priorities": priorities(request, run),
     }
 

@@ -4,11 +4,13 @@ estimates with their error."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from jobs.devices.machines import machine_key
+from jobs.devices.launchers import ANYWHERE, LOCAL
+from jobs.devices.machines import key_of_device
 from jobs.devices.presence import WorkerState, worker_state
 from jobs.durations import run_seconds
 from methods.models import TrainingMethod
@@ -139,18 +141,22 @@ def starts_now(state: WorkerState | None = None) -> dict[int, Estimate | None]:
         return {}
 
     sizes = {machine.key: len(machine.devices) for machine in state.machines}
-    return starts(sizes, device_name(state))
+    launchers = {machine.key: machine.launcher for machine in state.machines}
+    return starts(sizes, device_name(state), launchers)
 
 
-def device_name(state: WorkerState) -> str:
-    return str((state.device or {}).get("name", ""))
+def device_name(state: WorkerState, launcher: str = ANYWHERE) -> str:
+    return str((state.device_for(launcher) or {}).get("name", ""))
 
 
-def starts(sizes: dict[str, int], device: str = "") -> dict[int, Estimate | None]:
+def starts(
+    sizes: dict[str, int], device: str = "", launchers: Mapping[str, str] | None = None
+) -> dict[int, Estimate | None]:
     """{id of a waiting train: how long until it starts}, None where the duration of a train before
     it cannot be estimated, or no machine has enough devices.
 
-    sizes: {key of a machine: how many devices it has}. Each train in its turn takes the devices that
+    sizes: {key of a machine: how many devices it has}. launchers: {key: of trains that it runs}. Each
+    train in its turn takes the devices that
     it needs on the machine where so many are free first."""
     estimator = Estimator(device)
     machines = {key: _FreeDevices() for key in sizes}
@@ -169,7 +175,11 @@ def starts(sizes: dict[str, int], device: str = "") -> dict[int, Estimate | None
     starting: dict[int, Estimate | None] = {}
     for run in waiting().select_related("method", "base_model", "starts_after"):
         width = run.width
-        fitting = [each for each in machines.values() if len(each.free_in) >= width]
+        fitting = [
+            each
+            for key, each in machines.items()
+            if len(each.free_in) >= width and _may_be_on(run, (launchers or {}).get(key, LOCAL))
+        ]
         if not fitting or _waits_for_another(run):
             starting[run.pk] = None
             continue
@@ -180,10 +190,14 @@ def starts(sizes: dict[str, int], device: str = "") -> dict[int, Estimate | None
     return starting
 
 
+def _may_be_on(run: TrainRun, launcher: str) -> bool:
+    return run.launcher_now in (ANYWHERE, launcher)
+
+
 def machine_of(run: TrainRun) -> str | None:
     """The key of the machine whose devices a train has; None where that is not known."""
-    slots = [str(device.get("slot", "0")) for device in run.devices]
-    return machine_key(run.host, slots[0]) if run.host and slots else None
+    keys = [key_of_device(device, run.host) for device in run.devices]
+    return keys[0] if run.host and keys else None
 
 
 class _FreeDevices:

@@ -36,7 +36,7 @@ from training.train.remedies import LADDER, OUT_OF_MEMORY
 from training.train.spec_paths import spec_write
 from training.work.ingest import WARNINGS_KEPT
 from training.work.notices import train_notices_create
-from training.work.outcome import BAD_CHECKPOINT, WORKER_LOST, Outcome
+from training.work.outcome import BAD_CHECKPOINT, CLUSTER_LOST, WORKER_LOST, Outcome
 from training.work.queue import workers_notify
 
 logger = logging.getLogger("deepextension.resuming")
@@ -152,7 +152,7 @@ def train_end_or_resume(run: TrainRun, outcome: Outcome) -> bool:
 def _auto_resume_changes(run: TrainRun, outcome: Outcome) -> dict[str, Any] | None:
     """Changes with which the train resumes by itself; None where it does not.
 
-    A lost worker is forgiven DEEPEXTENSION_RESUMES times, counted anew when a person resumes the
+    A lost worker or cluster is forgiven DEEPEXTENSION_RESUMES times, counted anew when a person resumes the
     train, and so is a checkpoint that was damaged after the platform had chosen it. Where memory
     ran out and shrinking was asked for, each way to need less is tried once."""
     if not _can_auto_resume(run):
@@ -160,7 +160,7 @@ def _auto_resume_changes(run: TrainRun, outcome: Outcome) -> dict[str, Any] | No
 
     code = outcome.values.get("error_code", "")
 
-    if code == WORKER_LOST and run.resumes < settings.RESUMES:
+    if code in (WORKER_LOST, *CLUSTER_LOST) and run.resumes < settings.RESUMES:
         return {"resumes": run.resumes + 1}
     if code == BAD_CHECKPOINT and _may_pass_over_checkpoint(run):
         return _passing_over_checkpoint(run, outcome)

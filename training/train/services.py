@@ -31,6 +31,7 @@ from engine.contract.rundir import (
     save_request,
 )
 from engine.doctor.finding_kinds import TOOL_CALLS
+from jobs.devices.launchers import ANYWHERE
 from jobs.devices.machines import devices_check
 from jobs.devices.presence import WorkerState, worker_state
 from jobs.queue import queue_insert, starts_after_check
@@ -44,6 +45,7 @@ from training.models import TrainRun, width_of
 from training.train.branching import Origin, branch_check, branch_prepare, branch_take
 from training.train.carrying_on import adapter_take, carried_parameters, loaded_model
 from training.train.labels import labels_begin, labels_clean, labels_set
+from training.train.launching import device_kind_for, launcher_check
 from training.train.needed import needed_text
 from training.train.plan import Plan, disk_bytes, plan_check, train_plan
 from training.train.reward_resources import resources_of
@@ -90,9 +92,11 @@ def train_create(
     labels: Iterable[str] = (),
     continue_adapter: bool = False,
     start_anyway: bool = False,
+    launcher: str = ANYWHERE,
 ) -> tuple[TrainRun, bool]:
     """Check everything, write the row and its spec.json, and queue it. Returns (train, whether it
     is new). `start_anyway`: though the forecast says that it cannot fit, which is for operators.
+    `launcher`: where it may run, see jobs.devices.launchers.
 
     The same owner with the same idempotency key gets the train that the first call created. Raises
     UserError by field."""
@@ -100,7 +104,7 @@ def train_create(
     if earlier is not None:
         return earlier, False
 
-    device = worker_state().device_kind
+    device = device_kind_for(launcher, worker_state())
     check = train_check(
         owner=owner,
         method=method,
@@ -114,6 +118,7 @@ def train_create(
         labels=labels,
         continue_adapter=continue_adapter,
         start_anyway=start_anyway,
+        launcher=launcher,
         device=device,
     )
     parameters, plan = check.insist()
@@ -135,6 +140,7 @@ def train_create(
         branched_from=branch.run if branch is not None else None,
         branch_step=branch.step if branch is not None else None,
         continue_adapter=continue_adapter,
+        launcher=launcher,
         idempotency_key=idempotency_key or None,
         priority=priority,
         starts_after=starts_after,
@@ -231,6 +237,7 @@ def train_check(
     continue_adapter: bool = False,
     start_anyway: bool = False,
     looks_at_memory: bool = True,
+    launcher: str = ANYWHERE,
     device: str,
 ) -> TrainCheck:
     """Everything that can be said against a train before it starts: what the form shows while
@@ -266,8 +273,13 @@ def train_check(
     if check.parameters is not None:
         with check.collecting():
             devices_check(
-                width_of(method, check.parameters), device_kinds(method, check.parameters)
+                width_of(method, check.parameters),
+                device_kinds(method, check.parameters),
+                launcher,
             )
+
+    with check.collecting():
+        launcher_check(launcher, method)
 
     with check.collecting():
         priority_check(priority, owner)
@@ -303,6 +315,7 @@ def train_check(
                 steps=check.plan.steps,
                 # What is not there is refused by resources_of.
                 reward_bytes=reward_model_bytes(check.parameters, owner) or 0,
+                launcher=launcher,
             )
             with check.collecting():
                 check.is_risked = memory_check(check.forecast, owner, start_anyway)

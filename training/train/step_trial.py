@@ -363,9 +363,15 @@ def _environment(machine: Present, identities: list[str]) -> dict[str, str]:
     return devices_environment([machine.devices[name] for name in identities])
 
 
+def _trains_here() -> list[TrainRun]:
+    """Those that run on this machine, and not on a cluster."""
+    active = TrainRun.objects.active().filter(host=socket.gethostname())
+    return [run for run in active if not run.cluster]
+
+
 def _waits_for(width: int) -> str:
     """At most 80 characters."""
-    trains = TrainRun.objects.active().filter(host=socket.gethostname()).count()
+    trains = len(_trains_here())
     what = "a free GPU" if width == 1 else counted(width, "free GPU")
     return f"Waits for {what}" + (
         f" ({counted(trains, 'train')} on this machine)" if trains else ""
@@ -376,10 +382,9 @@ def _memory_bytes(folder: Path) -> int:
     """What the step may use of this machine's memory. Raises NotNow while a train runs here and what is
     left is less than the step is computed to take."""
     left = round(MOST_OF_MEMORY * memory_available())
-    trains = TrainRun.objects.active().filter(host=socket.gethostname())
     computed = json.loads((folder / ONE_STEP_ORDER).read_text()).get("computed_bytes", 0)
 
-    if computed > left and trains.exists():
+    if computed > left and _trains_here():
         raise NotNow("Waits for the memory that trains here have", seconds=LATER_SECONDS)
 
     return left

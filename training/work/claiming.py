@@ -8,14 +8,15 @@ its worker holds the locks of all its devices (jobs.devices.locks)."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from django.utils import timezone
 
+from jobs.devices.launchers import LAUNCHERS
 from jobs.devices.locks import DeviceLocks, claiming
-from jobs.devices.machines import Present, machine_key
+from jobs.devices.machines import Present, key_of_device, machine_key
 from jobs.devices.presence import Seat, WorkerState, worker_state
 from jobs.devices.sharing import Rule, device_policy, devices_held, has_models
 from training.models import TrainRun
@@ -37,7 +38,7 @@ def train_claim(seat: Seat, locks: DeviceLocks, **values: Any) -> TrainRun | Non
     None where there is none. `locks` are then those of its devices.
 
     Where this fails nothing is held."""
-    with claiming():
+    with claiming(seat.machine.host if seat.machine.is_cluster else ""):
         try:
             run = _claim(seat, locks, values)
         except BaseException:
@@ -100,7 +101,8 @@ def _free_here(seat: Seat, holders: Holders, locks: DeviceLocks) -> list[str]:
 def _chosen(seat: Seat, free: list[str], count: int) -> list[str]:
     """Those on which no model is loaded, as long as there are any; its own before others."""
     loaded: set[str] = set()
-    if len(free) > count and seat.machine.kind != "cpu":
+    may_have_models = seat.machine.kind != "cpu" and not seat.machine.is_cluster
+    if len(free) > count and may_have_models:
         loaded = {identity for identity in free if has_models(identity)}
 
     in_order = sorted(free, key=lambda identity: (identity in loaded, identity != seat.identity))
@@ -110,7 +112,9 @@ def _chosen(seat: Seat, free: list[str], count: int) -> list[str]:
 def _entry(machine: Present, identity: str) -> dict[str, str]:
     """What is stored of a device that a train has."""
     label = str(machine.devices[identity].get("label", ""))
-    return {"identity": identity, "slot": machine.slot, "label": label}
+    entry = {"identity": identity, "slot": machine.slot, "label": label}
+    # Which of its devices a train really has the cluster decides.
+    return entry | {"machine": machine.host, "label": ""} if machine.is_cluster else entry
 
 
 def _name(seat: Seat) -> str:
@@ -124,7 +128,7 @@ def wishes(most: int | None = None) -> Iterator[Wish]:
     """The trains that wait for nothing but devices, in the order of the queue. most: only the first
     so many."""
     for run in ready().select_related("method", "base_model")[:most]:
-        yield Wish(run, device_kinds(run.method, run.parameters))
+        yield Wish(run, device_kinds(run.method, run.parameters), run.launcher_now)
 
 
 def holders_now(machines: Sequence[Present]) -> Holders:
@@ -137,7 +141,8 @@ def holders_now(machines: Sequence[Present]) -> Holders:
         return holders
 
     for machine in machines:
-        for identity in devices_held(machine.host, machine.devices):
+        held = set() if machine.is_cluster else devices_held(machine.host, machine.devices)
+        for identity in held:
             holders.setdefault((machine.key, identity), None)
 
     return holders
@@ -147,22 +152,39 @@ def holders_of(
     running: Iterable[TrainRun], machines: Sequence[Present] = ()
 ) -> dict[Spot, TrainRun]:
     """{device of a machine: the train that has it}. machines: where trains of workers of an earlier
-    version, which do not say what they have, are looked for."""
+    version, which do not say what they have, are looked for, and those whose devices have left
+    their cluster."""
     holders: dict[Spot, TrainRun] = {}
 
     for run in running:
         for device in run.devices:
-            key = machine_key(run.host, str(device.get("slot", "0")))
-            holders[key, str(device.get("identity", ""))] = run
+            spot = key_of_device(device, run.host), str(device.get("identity", ""))
+            holders[spot] = run
 
         if not run.devices and run.worker:
             holders |= dict.fromkeys(_spots_of_worker(run.worker, machines), run)
 
+    for machine in machines:
+        if machine.is_cluster:
+            holders |= _moved(holders, machine)
+
     return holders
 
 
+def _moved(holders: Mapping[Spot, TrainRun], cluster: Present) -> dict[Spot, TrainRun]:
+    """Devices that are counted for trains some of whose own are gone with their nodes: the cluster
+    runs these trains, or has them wait, where there is room."""
+    gone = [
+        run
+        for (key, identity), run in holders.items()
+        if key == cluster.key and identity not in cluster.devices
+    ]
+    free = [name for name in cluster.devices if (cluster.key, name) not in holders]
+    return {(cluster.key, name): run for name, run in zip(free, gone, strict=False)}
+
+
 def spot_of(presence: dict[str, Any]) -> Spot:
-    """Of a worker as jobs.devices.presence.workers_present has it."""
+    """Of a worker of one device as jobs.devices.presence.workers_present has it."""
     key = machine_key(str(presence["host"]), str(presence.get("slot", "0")))
     return key, str(presence["device"].get("identity", ""))
 
@@ -186,7 +208,9 @@ def machine_now(machine: Present, holders: Holders, free: list[str] | None = Non
     answering = [spot for spot in busy if spot in holders and holders[spot] is None]
     held = [holders.get(spot) for spot in busy if spot not in answering]
 
-    return Machine(machine.key, machine.kind, len(free), held, len(answering))
+    return Machine(
+        machine.key, machine.kind, len(free), held, len(answering), launcher=machine.launcher
+    )
 
 
 def placement_now(
@@ -214,9 +238,18 @@ def waiting_trains_notify(state: WorkerState | None = None) -> int:
     if not placement.starts:
         return 0
 
-    workers = {name for machine in state.machines for name in machine.workers.values()}
     busy = set(TrainRun.objects.active().values_list("worker", flat=True))
-    return workers_notify_missing(len(workers - busy))
+    notified = 0
+    for launcher in LAUNCHERS:
+        workers = {
+            name
+            for machine in state.machines
+            if machine.launcher == launcher
+            for name in machine.worker_names
+        }
+        notified += workers_notify_missing(len(workers - busy), launcher)
+
+    return notified
 
 
 # What is stored of those that gather

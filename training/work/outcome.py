@@ -16,6 +16,8 @@ from training.models import TrainRun
 Status = TrainRun.Status
 WORKER_LOST = "worker_lost"
 BAD_CHECKPOINT = "bad_checkpoint"
+# What engine.cluster says of a cluster that went away under a train, or ended its job.
+CLUSTER_LOST = ("cluster_away", "cluster_ended")
 MEMORY_ADVICE = (
     "Lower the batch size or max tokens, and raise gradient accumulation to keep the "
     "effective batch."

@@ -16,7 +16,8 @@ trains that take longer than was expected could put it off for ever.
 Glossary:
 
 width         How many devices of one machine a train needs.
-machine       A host, and the workers of one slot on it; see jobs.devices.machines.
+machine       A host, and the workers of one slot on it, or a Ray cluster; see jobs.devices.machines.
+launcher      Where a train may run: on machines of this platform, on a cluster, "" for anywhere.
 to gather     To wait for devices of a machine that are kept as they fall free.
 limit         In how many seconds the train that gathers on a machine could start there, at the
               earliest and no later than was first expected.
@@ -30,6 +31,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from jobs.devices.launchers import ANYWHERE, LOCAL
 from training.models import TrainRun
 from training.train.estimate import Estimate
 
@@ -46,13 +48,14 @@ class Times(Protocol):
 class Machine:
     """A machine at this moment. free: devices that no train has. holders: the trains that have the
     others, one entry a device; None where nobody knows who has it. answering: further devices, on
-    which models answer first for as long as they are asked."""
+    which models answer first for as long as they are asked. launcher: of trains that it runs."""
 
     key: str
     kind: str
     free: int
     holders: list[TrainRun | None] = field(default_factory=list)
     answering: int = 0
+    launcher: str = LOCAL
 
     @property
     def size(self) -> int:
@@ -91,10 +94,16 @@ def _expected(left: Estimate | None) -> float:
 
 @dataclass(frozen=True)
 class Wish:
-    """A waiting train, and the kinds of devices that can run it."""
+    """A waiting train, the kinds of devices that can run it, and its launcher."""
 
     run: TrainRun
     kinds: Collection[str] = ("cpu", "cuda")
+    launcher: str = ANYWHERE
+
+    def can_be_on(self, machine: Machine) -> bool:
+        """Whether it can run there once enough devices are free."""
+        is_right = machine.kind in self.kinds and self.launcher in (ANYWHERE, machine.launcher)
+        return is_right and machine.size >= self.run.width
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ class Gathering:
 class Placement:
     """starts: (train, key of the machine) of those that could start now, in order. gathering: of
     those that gather. kept_out: trains for which there would be devices, were they not kept for
-    others. answered: trains of several devices that cannot have enough as long as models answer.
+    others. answered: trains that cannot have enough devices as long as models answer.
     homeless: trains for which no machine that is there has enough devices."""
 
     starts: list[tuple[TrainRun, str]] = field(default_factory=list)
@@ -158,11 +167,7 @@ class _Placer:
 
     def look(self, wish: Wish) -> None:
         run = wish.run
-        fitting = [
-            machine
-            for machine in self.machines
-            if machine.kind in wish.kinds and machine.size >= run.width
-        ]
+        fitting = [machine for machine in self.machines if wish.can_be_on(machine)]
         if not fitting:
             self.placement.homeless.append(run)
             return
@@ -178,6 +183,8 @@ class _Placer:
             self.placement.kept_out.append(run)
         elif run.width > 1:
             self.gather(run, fitting)
+        elif all(machine.falling_free < run.width for machine in fitting):
+            self.placement.answered.append(run)
 
     def may_start(self, run: TrainRun, machine: Machine) -> bool:
         """Not where an earlier train gathers, unless this one is expected to end before."""

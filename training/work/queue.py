@@ -30,6 +30,7 @@ from core.ownership import owner_check
 from core.queue import enqueue, waiting_calls
 from core.text import clean_label
 from engine.schema.registry import RECIPES
+from jobs.devices.launchers import LOCAL, RAY, cluster_is_set
 from jobs.devices.sharing import minutes_held
 from jobs.models import JobQuerySet
 from jobs.queue import in_order, may_start, places_exchange, queue_insert, starts_after_check
@@ -163,19 +164,26 @@ def device_kinds(method: TrainingMethod, parameters: dict[str, Any]) -> tuple[st
 
 
 def workers_notify(times: int = 1) -> None:
-    """Have `times` workers look at the queue, once the transaction is committed."""
-    for _ in range(times):
-        enqueue(settings.TRAINS_QUEUE, FUNCTION, f"train-notification-{uuid.uuid4().hex}")
+    """Have `times` workers of each launcher look at the queue, once the transaction is committed."""
+    _notify(settings.TRAINS_QUEUE, times)
+    if cluster_is_set():
+        _notify(settings.CLUSTER_QUEUE, times)
 
 
-def workers_notify_missing(needed: int) -> int:
-    """Have `needed` notifications in Redis, which may have lost any number of them. Returns how many
-    were sent."""
-    present = waiting_calls(settings.TRAINS_QUEUE, FUNCTION)
+def workers_notify_missing(needed: int, launcher: str = LOCAL) -> int:
+    """Have `needed` notifications for a launcher's workers in Redis, which may have lost any number
+    of them. Returns how many were sent."""
+    queue = settings.CLUSTER_QUEUE if launcher == RAY else settings.TRAINS_QUEUE
+    present = waiting_calls(queue, FUNCTION) if needed else 0
     missing = max(0, min(needed, MOST_NOTIFICATIONS) - present)
-    workers_notify(missing)
+    _notify(queue, missing)
 
     return missing
+
+
+def _notify(queue: str, times: int) -> None:
+    for _ in range(times):
+        enqueue(queue, FUNCTION, f"train-notification-{uuid.uuid4().hex}")
 
 
 # The queue as a whole

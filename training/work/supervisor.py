@@ -12,6 +12,7 @@ from django.utils import timezone
 from core.devices import devices_environment
 from core.memory import Death
 from core.processes import process_mark
+from jobs.devices.cluster import cluster_environment
 from jobs.devices.locks import DeviceLocks
 from jobs.devices.presence import Seat, seat_of
 from jobs.devices.sharing import devices_for_train
@@ -31,7 +32,10 @@ def supervise_next(worker: str) -> None:
     at once where there is none."""
     now = timezone.now()
     seat = seat_of(worker)
-    locks = DeviceLocks()
+    if seat is None:
+        return
+
+    locks = DeviceLocks(seat.machine.host if seat.machine.is_cluster else "")
     run = train_claim(
         seat,
         locks,
@@ -58,6 +62,10 @@ def _supervise(run: TrainRun, seat: Seat, locks: DeviceLocks) -> None:
     spec_settle(run)
     supervisor = TrainSupervisor(run)
     supervisor.listen()
+
+    if seat.machine.is_cluster:
+        supervisor.work(cluster_environment(), list(locks.held.values()))
+        return
 
     devices = [seat.machine.devices[device["identity"]] for device in run.devices]
     environment = devices_environment(devices)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import django_rq
 from django.conf import settings
@@ -15,13 +15,29 @@ from core.devices import Device, devices_measure
 from core.processes import SUPERVISED, die_with_supervisor, process_mark
 from core.queue import MONITORING_SECONDS, connection
 from jobs.devices.engine_process import Engine
+from jobs.devices.launchers import cluster_is_set, cluster_name
 from jobs.devices.locks import WorkerLock
 from jobs.devices.machines import machine_note
 from jobs.devices.presence import start_announce, start_is_over
-from training.work.worker import TrainWorker
+from training.work.worker import ClusterTrainWorker, TrainWorker
 
 # How long one waits whose device is gone, before it ends and is started again.
 MISSING_SECONDS = 60
+
+
+W = TypeVar("W", bound=TrainWorker)
+
+
+def worker_make(kind: type[W], queue: str) -> W:
+    worker = kind(
+        [django_rq.get_queue(queue)],
+        connection=connection(),
+        serializer=JSONSerializer,
+        worker_ttl=30,
+        job_monitoring_interval=MONITORING_SECONDS,
+    )
+    worker.mark = process_mark(os.getpid())
+    return worker
 
 
 class Command(BaseCommand):
@@ -37,6 +53,18 @@ class Command(BaseCommand):
             help="Which of this machine's devices, counted from 0 (default: the first that has no "
             "worker).",
         )
+        parser.add_argument(
+            "--cluster",
+            action="store_true",
+            help="Train on the Ray cluster of DEEPEXTENSION_RAY_ADDRESS: one train at a time, on any of "
+            "its devices.",
+        )
+        parser.add_argument(
+            "--lane",
+            type=int,
+            help="Which of the DEEPEXTENSION_RAY_LANES workers of the cluster, counted from 0 (default: "
+            "the first that is not there).",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         die_with_supervisor()
@@ -44,6 +72,10 @@ class Command(BaseCommand):
             raise CommandError(words)
 
         os.umask(0o077)
+        if options["cluster"]:
+            self.handle_cluster(options["lane"])
+            return
+
         start_announce()
         devices = self.measured()
         device, lock = self.choose(devices, options["device"])
@@ -53,17 +85,9 @@ class Command(BaseCommand):
         label = f" ({device['label']})" if device["label"] else ""
         self.stdout.write(f"Training on {device['name']}{label}. Loading libraries …")
         warm = Engine.warm_up()
-        worker = TrainWorker(
-            [django_rq.get_queue(settings.TRAINS_QUEUE)],
-            connection=connection(),
-            serializer=JSONSerializer,
-            worker_ttl=30,
-            job_monitoring_interval=MONITORING_SECONDS,
-        )
-
+        worker = worker_make(TrainWorker, settings.TRAINS_QUEUE)
         worker.device = device
         worker.devices = devices
-        worker.mark = process_mark(os.getpid())
 
         if not lock.is_held:
             self.say_that_it_waits()
@@ -73,6 +97,37 @@ class Command(BaseCommand):
         self.stdout.write("Ready.")
         start_is_over()
         worker.work(logging_level="WARNING")
+
+    def handle_cluster(self, lane: int | None) -> None:
+        if not cluster_is_set():
+            raise CommandError("DEEPEXTENSION_RAY_ADDRESS names no Ray cluster.")
+
+        lock = self.choose_lane(lane)
+        self.stdout.write(f"Training on the Ray cluster at {cluster_name()}.")
+        Engine.is_light = True
+        warm = Engine.warm_up()
+        worker = worker_make(ClusterTrainWorker, settings.CLUSTER_QUEUE)
+
+        if not lock.is_held:
+            self.stdout.write(
+                "Another worker has this lane. This one begins when that one is gone."
+            )
+            lock.wait()
+
+        warm.lock = lock.descriptor
+        self.stdout.write("Ready.")
+        worker.work_beside_cluster()
+
+    def choose_lane(self, lane: int | None) -> WorkerLock:
+        """The lane's lock; where all have a worker, that of the first."""
+        for index in range(settings.RAY_LANES) if lane is None else [lane]:
+            lock = WorkerLock({"identity": f"cluster-{index}"})
+            if lock.is_held or lane is not None:
+                return lock
+
+            lock.close()
+
+        return WorkerLock({"identity": "cluster-0"})
 
     def measured(self) -> list[Device]:
         try:
