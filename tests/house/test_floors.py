@@ -32,6 +32,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safe
 # Rooms of the engine that the web process imports. The rest belongs to workers.
 LIGHT = (
     "chat",
+    "cluster",
     "contract",
     "doctor",
     "forecast",
