@@ -10,7 +10,7 @@ PRETTY := "static/*.{js,css}" "tests/**/*.{js,mjs}"
 export DEEPEXTENSION_HOME ?= $(CURDIR)/var
 export PORT ?= 8000
 
-.PHONY: help setup demo run test test-fast families interoperability lint format docs chaos fuzz bench check-method screenshots clean
+.PHONY: help setup demo run test test-fast families interoperability lint format docs chaos fuzz bench check-method cluster screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -70,6 +70,9 @@ docs: $(VENV)/.runtime ## Write the generated pages of docs/ anew
 check-method: $(VENV)/.runtime ## Run a custom method and say what of the contract it breaks (DIR=docs/examples/bigram)
 	@$(BIN)/python -m engine.programs.check_method $(or $(DIR),docs/examples/bigram)
 
+cluster: setup $(VENV)/.ray ## Start a small Ray cluster on this machine, train SmolLM2 over it, and end it (KEEP=1: leave it running until Ctrl-C)
+	@$(BIN)/python -m engine.programs.local_cluster $(if $(filter-out 0,$(KEEP)),,--model $(firstword $(dir $(wildcard $(DEEPEXTENSION_HOME)/models/*/config.json))))
+
 screenshots: $(VENV)/.dev ## Take the README's screenshots from a running demo
 	@$(BIN)/python scripts/screenshots.py
 
@@ -91,7 +94,12 @@ $(VENV)/.runtime: requirements.txt requirements-model.txt requirements-llama-cpp
 		&& echo "Packages installed in $$(( $$(date +%s) - began )) s"
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+$(VENV)/.ray: requirements-ray.txt $(VENV)/.runtime
+	@echo "Installing Ray …"
+	@$(PIP) -r requirements-ray.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements-ray.txt $(VENV)/.runtime
 	@echo "Installing what the tests need …"
 	@$(PIP) -r requirements-dev.txt
 	@touch $@

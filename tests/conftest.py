@@ -81,6 +81,7 @@ def hub(monkeypatch) -> Iterator[Hub]:
 LONGEST = (
     "platform-others",
     "platform-browser",
+    "cluster",
     "test_second_machine.py",
     "test_slow_clients.py",
     "interoperability",
@@ -113,12 +114,14 @@ def pytest_collection_finish() -> None:
 
 
 def group_of(item: pytest.Item) -> str:
-    """The platform of the browser tests, that of the others, the readers of older libraries, or what
-    a module sets up for its own tests."""
+    """The platform of the browser tests, that of the others, the Ray cluster, the readers of older
+    libraries, or what a module sets up for its own tests."""
     if item.path.parent.name == "interoperability":
         return "interoperability"
 
     known: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
+    if "cluster" in known and known["cluster"][-1].scope == "session":
+        return "cluster"
     if "platform" in known and known["platform"][-1].scope == "session":
         return "platform-browser" if item.path.parent.name == "browser" else "platform-others"
 

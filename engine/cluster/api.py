@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import requests
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 # An answer of a thousand nodes is some megabytes.
 MOST_BYTES = 64 << 20
@@ -50,8 +51,20 @@ class RayApi:
     def get(self, path: str, **query: Any) -> Any:
         return self.ask("GET", path, query=query)
 
-    def ask(self, method: str, path: str, body: Any = None, query: Any = None) -> Any:
-        """The answer's JSON. Raises ClusterAway, and ApiRefused for an answer that is a refusal."""
+    def put(self, path: str, content: bytes) -> None:
+        self.ask("PUT", path, content=content)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Any = None,
+        content: bytes | None = None,
+    ) -> Any:
+        """The answer's JSON, None for an empty one. Raises ClusterAway, and ApiRefused for an answer
+        that is a refusal."""
         deadline = time.monotonic() + self.timeout
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
@@ -64,13 +77,15 @@ class RayApi:
                     self.address.rstrip("/") + path,
                     params=query,
                     json=body,
+                    data=content,
                     headers=headers,
                     timeout=self.timeout,
                     allow_redirects=False,
                     stream=True,
                 )
-                text = _text_of(answer, deadline)
-        except (requests.RequestException, TimeoutError, ValueError) as error:
+                with answer:
+                    text = _text_of(answer, deadline)
+        except (requests.RequestException, HTTPError, TimeoutError, ValueError) as error:
             raise ClusterAway(
                 f"The Ray cluster at {self.address} cannot be reached ({reason(error)})."
             ) from error
@@ -91,7 +106,7 @@ class RayApi:
             raise ApiRefused(answer.status_code, text.decode("utf-8", "replace")[:2000])
 
         try:
-            return json.loads(text)
+            return json.loads(text) if text.strip() else None
         except ValueError as error:
             raise ClusterAway(
                 f"What answers at {self.address} is no Ray cluster: its answer is not JSON."
@@ -102,7 +117,8 @@ def _text_of(answer: requests.Response, deadline: float) -> bytes:
     """The body. requests' own time limit is one between two bytes, and so one that is slow but never
     quiet would never meet it."""
     text = bytearray()
-    for chunk in answer.iter_content(CHUNK_BYTES):
+    # What has arrived, and does not wait until a block is full.
+    while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=True):
         text += chunk
         if time.monotonic() > deadline:
             raise TimeoutError("the answer takes too long")
@@ -114,13 +130,13 @@ def _text_of(answer: requests.Response, deadline: float) -> bytes:
 
 def reason(error: BaseException) -> str:
     """In a few words, without addresses of objects."""
-    if isinstance(error, requests.Timeout | TimeoutError):
+    if isinstance(error, requests.Timeout | TimeoutError | ReadTimeoutError):
         return "no answer in time"
     if isinstance(error, NOT_ADDRESSES):
         return "its address is not one"
     if isinstance(error, requests.exceptions.SSLError):
         return "its certificate is not trusted"
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, requests.ConnectionError | HTTPError):
         text = str(error).lower()
         if "refused" in text:
             return "connection refused"

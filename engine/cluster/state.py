@@ -98,7 +98,7 @@ def cluster_state(
         ) from error
 
     nodes.sort(key=lambda node: (node.ip, node.id))
-    return ClusterState(version, nodes, _devices(nodes, cpus_per_device))
+    return ClusterState(version, nodes, devices_of(nodes, cpus_per_device))
 
 
 def _facts_by_node(answer: Any) -> dict[str, dict[str, Any]]:
@@ -145,7 +145,8 @@ def cpus_a_device(nodes: Iterable[Node], wanted: int = 0) -> int:
     return wanted if wanted > 0 else min(counts)
 
 
-def _devices(nodes: list[Node], cpus_per_device: int) -> list[Device]:
+def devices_of(nodes: list[Node], cpus_per_device: int) -> list[Device]:
+    """In the order of the nodes."""
     alive = [node for node in nodes if node.alive]
     if any(node.gpus for node in alive):
         return [_gpu_device(node, index) for node in alive for index in range(node.gpus)]

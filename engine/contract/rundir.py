@@ -14,6 +14,8 @@ Who writes what:
     train.log              the supervisor redirects the engine's stdout and stderr into it
     rank-1.log …           of a train on several devices: what its other processes print; removed
                            where it ends well
+    cluster/               of a train on a Ray cluster: the client's sign of life, and which start of
+                           the ranks may write
     checkpoints/           the engine; a checkpoint counts only with its COMPLETE manifest, which is
                            written last
     model/                 the engine; written as model.tmp/ and renamed when whole

@@ -201,10 +201,10 @@ def _redirect_output(path: Path) -> None:
 
 def _report(error: BaseException, reports: int) -> None:
     texts = {name: text[:LONGEST_TEXT] for name, text in asdict(explain(error)).items()}
-    os.write(reports, json.dumps(texts | {"lost": _is_lost(error)}).encode())
+    os.write(reports, json.dumps(texts | {"lost": is_lost(error)}).encode())
 
 
-def _is_lost(error: BaseException) -> bool:
+def is_lost(error: BaseException) -> bool:
     """Whether another rank is gone, and this one noticed."""
     is_distributed = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
     text = str(error).lower()

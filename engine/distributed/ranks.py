@@ -32,7 +32,7 @@ SEED_DISTANCE = 1_000_003
 @dataclass(frozen=True)
 class Ranks:
     """`count` ranks, of which this process is number `index`. `store`: the file through which they
-    find each other."""
+    find each other; None where they have met already."""
 
     count: int = 1
     index: int = 0
@@ -48,11 +48,16 @@ class Ranks:
 
     def join(self) -> None:
         """Meet the others: NCCL between GPUs, gloo between processors, and gloo for all questions
-        below. Comes after the fork and before any other tensor operation."""
+        below. Comes after the fork and before any other tensor operation. On a cluster whoever
+        started the ranks has had them meet."""
         if not self.are_several:
             return
 
         import torch
+
+        if torch.distributed.is_initialized():
+            return
+
         from torch._C._distributed_c10d import FileStore
 
         backend = "gloo"

@@ -41,6 +41,8 @@ from engine.process import preload
 from engine.process.isolation import die_with_parent
 
 READY = b"ready"
+# Of a request's environment: the address of the Ray cluster on which the train is to run.
+CLUSTER = "DEEPEXTENSION_RAY_ADDRESS"
 ASK = b"engine"
 # How late the end of an engine may be noticed.
 TICK_SECONDS = 0.05
@@ -193,6 +195,10 @@ def run_engine(parent: int, request: int) -> NoReturn:
         directory = Path(wanted["directory"])
         _redirect_output(directory / LOG)
         os.environ.update(wanted["environment"])
+
+        if CLUSTER in wanted["environment"]:
+            command = [sys.executable, "-m", "engine.cluster", str(directory)]
+            os.execv(sys.executable, command)  # noqa: S606
 
         if not preload.can_train(_parameters(directory)):
             os.execv(sys.executable, [sys.executable, "-m", "engine.run.main", str(directory)])  # noqa: S606

@@ -154,6 +154,17 @@ class TrainCallback(TrainerCallback):
     ) -> None:
         """A resumed train starts from the counts of its checkpoint."""
         self.is_training = True
+        self.take(state)
+
+        # Trainers that keep the count in their state resume it themselves; others restart at 0.
+        if not state.num_input_tokens_seen:
+            self.earlier_tokens = self.logged_tokens
+
+        if not args.eval_on_start:
+            self.enter("training")
+
+    def take(self, state: TrainerState) -> None:
+        """Go on from what an earlier attempt has logged."""
         self.logged_epoch = state.epoch or 0.0
 
         evaluations = {}
@@ -164,13 +175,6 @@ class TrainCallback(TrainerCallback):
                 evaluations[int(entry["step"])] = entry[self.objective.evaluation]
 
         self.evaluations = evaluations | self.evaluations
-
-        # Trainers that keep the count in their state resume it themselves; others restart at 0.
-        if not state.num_input_tokens_seen:
-            self.earlier_tokens = self.logged_tokens
-
-        if not args.eval_on_start:
-            self.enter("training")
 
     def on_step_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -388,6 +392,8 @@ class TrainCallback(TrainerCallback):
         longer keeps."""
         self.enter("saving")
         self.job.ranks.barrier()
+        if self.job.saved is not None:
+            self.job.saved(checkpoint_folder(args, state))
         if self.job.ranks.is_first:
             self._seal(args, state)
 
@@ -396,7 +402,7 @@ class TrainCallback(TrainerCallback):
 
     def _seal(self, args: TrainingArguments, state: TrainerState) -> None:
         step = state.global_step
-        folder = Path(args.output_dir or "") / f"checkpoint-{step}"
+        folder = checkpoint_folder(args, state)
 
         for name in LEFT_OUT_OF_CHECKPOINTS:
             (folder / name).unlink(missing_ok=True)
@@ -434,6 +440,11 @@ class TrainCallback(TrainerCallback):
                 pruned.append(step)
 
         return sorted(pruned)
+
+
+def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Where the trainer writes the checkpoint of the current step."""
+    return Path(args.output_dir or "") / f"checkpoint-{state.global_step}"
 
 
 def numbers(logs: dict[str, Any]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -36,7 +37,9 @@ class NoEvents(EventWriter):
 @dataclass
 class Job:
     """`directory`: the run directory, the only place that is written to besides a dataset's
-    cache. `ranks`: this process among those of the train."""
+    cache. `ranks`: this process among those of the train. `place`: what is reported of the device
+    besides, on a cluster. `saved`: is called by all ranks with each checkpoint's folder before that
+    is sealed."""
 
     directory: Path
     spec: Spec
@@ -46,6 +49,8 @@ class Job:
     terminated: bool = False
     began: float = field(default_factory=lambda: time.monotonic())
     ranks: Ranks = ALONE
+    place: dict[str, Any] = field(default_factory=dict)
+    saved: Callable[[Path], None] | None = None
 
     def on_rank(self, ranks: Ranks) -> Job:
         """The same train as one of its ranks sees it."""

@@ -18,6 +18,7 @@ from engine.contract.rundir import (
     MANIFEST,
     MODEL_UNFINISHED,
     EventWriter,
+    Spec,
     SpecError,
     checkpoints,
     read_spec,
@@ -39,14 +40,14 @@ def run(directory: Path) -> int:
     The last event is exactly one of finished, stopped and failed, whatever happens.
     """
     threads_spin_briefly()
-    events = EventWriter.resume(directory, _stored_events(directory))
+    events = EventWriter.resume(directory, stored_events(directory))
     try:
         program = read_spec(directory).program
         if program is not None:
             return run_program(directory, program)
 
         job = job_read(directory, events)
-        return _train_on_ranks(job) if job.parameters.devices > 1 else _train(job)
+        return _train_on_ranks(job) if job.parameters.devices > 1 else train(job)
     except Exception as error:
         # A full disk takes no log, and must not hide why the train failed.
         with contextlib.suppress(OSError):
@@ -54,10 +55,10 @@ def run(directory: Path) -> int:
                 # The evidence for what is said in plain words below.
                 traceback.print_exception(error)
 
-        return _fail(explain(error), directory, events)
+        return fail(explain(error), directory, events)
 
 
-def _train(job: Job) -> int:
+def train(job: Job) -> int:
     """Train as one process, or as one of its ranks, to the last event, if that is no failure."""
     recipe = importlib.import_module(RECIPES[job.spec.recipe].module)
     job.handle_signals()
@@ -77,19 +78,20 @@ def _train_on_ranks(job: Job) -> int:
         # Once for all of them. Where the engine was forked it is there already.
         preload.load()
 
-    def train(ranks: Ranks) -> int:
-        return _train(job.on_rank(ranks))
+    def work(ranks: Ranks) -> int:
+        return train(job.on_rank(ranks))
 
-    ending = run_ranks(job.parameters.devices, job.directory, train)
+    ending = run_ranks(job.parameters.devices, job.directory, work)
     if ending.failure is None:
         return ending.code
 
     events = EventWriter.resume(job.directory, job.events.seq)
-    return _fail(ending.failure, job.directory, events)
+    return fail(ending.failure, job.directory, events)
 
 
-def _fail(failure: Failure, directory: Path, events: EventWriter) -> int:
-    _remove_unfinished(directory)
+def fail(failure: Failure, directory: Path, events: EventWriter) -> int:
+    """The end of a train that failed: its last event, and the exit code."""
+    remove_unfinished(directory)
     # A full disk takes neither the log nor the last event.
     with contextlib.suppress(OSError):
         print(f"\nFailed: {failure.message}\n{failure.advice}", flush=True)
@@ -102,7 +104,8 @@ def _fail(failure: Failure, directory: Path, events: EventWriter) -> int:
     return EXIT_FAILED
 
 
-def _stored_events(directory: Path) -> int:
+def stored_events(directory: Path) -> int:
+    """The number of the last event of earlier attempts that the web has stored."""
     try:
         return read_spec(directory).last_seq
     except SpecError:
@@ -110,7 +113,7 @@ def _stored_events(directory: Path) -> int:
         return 0
 
 
-def _remove_unfinished(directory: Path) -> None:
+def remove_unfinished(directory: Path) -> None:
     """Remove a model and checkpoints that were being written; after a full disk this makes room for
     the last event."""
     shutil.rmtree(directory / MODEL_UNFINISHED, ignore_errors=True)
@@ -123,7 +126,11 @@ def _remove_unfinished(directory: Path) -> None:
 def job_read(directory: Path, events: EventWriter) -> Job:
     """The job, with its parameters validated once more: the engine trusts the spec no more than the
     web trusts a form. Raises SpecError and pydantic's ValidationError."""
-    spec = read_spec(directory)
+    return job_of(directory, read_spec(directory), events)
+
+
+def job_of(directory: Path, spec: Spec, events: EventWriter) -> Job:
+    """As job_read, for a spec that is known."""
     if spec.recipe not in RECIPES:
         raise SpecError(
             f"spec.json names the recipe {spec.recipe!r}, which this engine does not have."

@@ -12,6 +12,8 @@ import peft
 import torch
 import transformers
 import trl
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 
 from engine.chat.render import tokenizer_load
 from engine.contract.rundir import checkpoint_is_whole, checkpoints
@@ -28,7 +30,7 @@ from engine.loading.model import (
 from engine.messages.failures import Stopped, TrainError
 from engine.messages.plural import are, counted
 from engine.publish.model import model_save, newer_only
-from engine.run.callback import Plan, TrainCallback
+from engine.run.callback import Plan, TrainCallback, numbers
 from engine.run.card import Facts, card_write
 from engine.run.hardware import Device, Precision, detect, precision_choose
 from engine.run.job import Job
@@ -180,7 +182,10 @@ class Session:
         job.stop_check_together()
 
         try:
-            trainer.train(resume_from_checkpoint=checkpoint)
+            if checkpoint is not None and self._is_trained(plan):
+                self._take_trained(trainer, callback, checkpoint)
+            else:
+                trainer.train(resume_from_checkpoint=checkpoint)
         except Stopped:
             if not callback.has_begun:
                 raise
@@ -247,6 +252,19 @@ class Session:
 
         return not is_stopped
 
+    def _is_trained(self, plan: Plan) -> bool:
+        """Whether the checkpoint to resume from is that of the last step: what came after it is left
+        to do. The trainer would train one step more."""
+        return self.job.resumed_step >= plan.total_steps and not self.job.parameters.is_sharded()
+
+    def _take_trained(self, trainer: Any, callback: TrainCallback, checkpoint: str) -> None:
+        trainer._load_from_checkpoint(checkpoint)
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        trainer.state = state
+        callback.take(state)
+        for entry in state.log_history:
+            callback.last |= numbers(entry)
+
     def _evaluate_at_start(self, trainer: Any) -> None:
         """Evaluate before the first step. Of several ranks that is the first thing in training:
         an evaluation before it would mark the model as prepared, so that training never wraps it,
@@ -287,7 +305,10 @@ class Session:
         if best is None or best == step:
             return step
 
-        trainer._load_from_checkpoint(str(kept[best]))
+        # Of ranks on machines of their own the first alone has it, and publishes the model.
+        if best in kept:
+            trainer._load_from_checkpoint(str(kept[best]))
+
         self.job.say(f"The model is that of step {best:,}, the best of those kept.")
         return best
 
@@ -296,7 +317,7 @@ class Session:
         resumed = {"resumed_from": job.resumed_step} if job.spec.attempt > 1 else {}
         job.emit(
             "started",
-            device=asdict(self.device),
+            device=asdict(self.device) | job.place,
             versions=versions(),
             precision=self.precision.name,
             parameter_count=self.parameter_count,

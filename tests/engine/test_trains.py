@@ -357,6 +357,27 @@ def test_a_branch_of_torn_weights_is_no_train_of_the_base_model(tiny, tmp_path):
     assert (second.code, second.last["code"]) == (1, "bad_checkpoint")
 
 
+def test_a_train_that_was_lost_after_its_last_step_only_writes_its_model(tiny, tmp_path):
+    """A trainer that resumes there would train one step more."""
+    done = train(tmp_path / "run", tiny, max_steps=6, evaluation_split=0.2, logging_steps=1)
+    model = load_file(done.directory / "model" / "adapter_model.safetensors")
+    spec = read_spec(done.directory)
+    latest = checkpoint_latest(done.directory)
+    assert latest is not None
+    again = replace(spec, attempt=2, resume_from=str(latest), last_seq=done.last["seq"])
+    write_spec(done.directory, again)
+    resumed = Run(run(done.directory), done.directory)
+
+    assert resumed.code == 0
+    assert resumed.last["type"] == "finished"
+    assert resumed.last["step"] == 6
+    assert resumed.last["metrics"]["loss"] == done.last["metrics"]["loss"]
+    assert resumed.last["metrics"]["eval_loss"] == done.last["metrics"]["eval_loss"]
+    assert len(resumed.of("metrics")) == len(done.of("metrics"))
+    found = load_file(done.directory / "model" / "adapter_model.safetensors")
+    assert all((found[name] == values).all() for name, values in model.items())
+
+
 def test_a_torn_checkpoint_is_not_resumed_from(tiny, tmp_path):
     run = train(tmp_path / "run", tiny, max_steps=2)
     checkpoint = checkpoint_latest(run.directory)
