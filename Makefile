@@ -10,7 +10,7 @@ PRETTY := "static/*.{js,css}" "tests/**/*.{js,mjs}"
 export DEEPEXTENSION_HOME ?= $(CURDIR)/var
 export PORT ?= 8000
 
-.PHONY: help setup demo run test test-fast families interoperability lint format docs chaos fuzz bench check-method cluster screenshots clean
+.PHONY: help setup demo run test test-fast families interoperability lint format docs chaos fuzz bench check-method cluster cluster-tests screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -72,6 +72,9 @@ check-method: $(VENV)/.runtime ## Run a custom method and say what of the contra
 
 cluster: setup $(VENV)/.ray ## Start a small Ray cluster on this machine, train SmolLM2 over it, and end it (KEEP=1: leave it running until Ctrl-C)
 	@$(BIN)/python -m engine.programs.local_cluster $(if $(filter-out 0,$(KEEP)),,--model $(firstword $(dir $(wildcard $(DEEPEXTENSION_HOME)/models/*/config.json))))
+
+cluster-tests: $(VENV)/.dev ## Run all tests of trains on a Ray cluster (some minutes; `make test` runs the short ones)
+	@CLUSTER=all $(BIN)/python -m pytest tests/cluster $(ARGS)
 
 screenshots: $(VENV)/.dev ## Take the README's screenshots from a running demo
 	@$(BIN)/python scripts/screenshots.py

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engine.cluster.api import RayApi
 from engine.cluster.jobs import ENDED, TRAIN
 from engine.contract.rundir import LOG, all_events
 from engine.programs.local_cluster import LocalCluster
 from tests.engine.runs import Run
 
+# Tests of many starts: each takes Ray and its workers some twenty seconds.
+LONG = pytest.mark.skipif(os.environ.get("CLUSTER") != "all", reason="make cluster-tests")
 # On a busy machine Ray alone may take most of it.
 SECONDS = 240
 STARTED: list[subprocess.Popen[bytes]] = []

@@ -7,7 +7,7 @@ import pytest
 
 from engine.contract.rundir import EXIT_FINISHED, checkpoint_is_whole, checkpoints
 from engine.storage.store import Store
-from tests.cluster.clients import client, finish, is_over, log_of
+from tests.cluster.clients import LONG, client, finish, is_over, log_of
 from tests.cluster.test_trains import directory_of, events_are_in_order
 from tests.storage.servers import S3Server
 
@@ -20,6 +20,7 @@ def s3(tmp_path_factory) -> Iterator[S3Server]:
     server.end()
 
 
+@LONG
 def test_inputs_go_to_the_nodes_and_what_is_made_comes_back(cluster, s3, tiny, tmp_path):
     settings = s3.settings()
     given = {"max_steps": 6, "save_strategy": "steps", "save_every": 3, "save_total_limit": 2}

@@ -23,6 +23,7 @@ from engine.contract.rundir import (
     write_spec,
 )
 from tests.cluster.clients import (
+    LONG,
     client,
     finish,
     is_over,
@@ -87,6 +88,7 @@ def test_a_killed_node_costs_at_most_one_checkpoint(cluster, tiny, warm, tmp_pat
     assert is_over(cluster, directory)
 
 
+@LONG
 def test_the_next_attempt_ends_what_a_killed_client_left_and_stops_when_asked(
     cluster, tiny, tmp_path
 ):
@@ -119,6 +121,20 @@ def test_the_next_attempt_ends_what_a_killed_client_left_and_stops_when_asked(
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in folder.iterdir()}
 
 
+def test_a_job_ends_when_its_client_is_gone(cluster, tiny, tmp_path):
+    """Before its ranks have begun."""
+    directory = directory_of(tmp_path / "run", tiny, max_steps=100_000)
+    running = client(cluster, directory, DEEPEXTENSION_RAY_LEASE_SECONDS="2.5")
+    until(lambda: jobs(cluster, directory), "no job")
+    running.kill()
+    running.wait()
+    until(lambda: is_over(cluster, directory), "the job goes on")
+    until(lambda: not workers(), "workers train on")
+    (job,) = jobs(cluster, directory)
+    assert job["status"] == "FAILED"
+
+
+@LONG
 def test_a_train_ends_when_its_client_is_gone(cluster, tiny, tmp_path):
     """A train of one device, which is the one of a machine: nothing of it is distributed."""
     directory = directory_of(tmp_path / "run", tiny, devices=1, max_steps=100_000)

@@ -388,7 +388,8 @@ def test_patience_ends_both(tiny, warm, tmp_path):
 
 
 def test_the_end_of_the_time_ends_both(tiny, warm, tmp_path):
-    directory = long_train(tmp_path / "run", tiny, max_steps=4000, time_limit_minutes=1)
+    given = {"max_steps": 4000, "save_every": 4000, "time_limit_minutes": 1}
+    directory = long_train(tmp_path / "run", tiny, **given)
     done = run(warm, directory, "tests.engine.seconds_for_minutes")
     assert done.code == EXIT_FAILED
     assert done.last["code"] == "time_limit", log_of(done)
