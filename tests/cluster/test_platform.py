@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from tests.cluster.clients import LONG
 from tests.live import ENDED, Platform, running_platform
 
 ROWS = b"\n".join(
@@ -89,6 +90,7 @@ def test_a_train_goes_through_the_queue_onto_both_nodes(house: Platform, cluster
     assert cluster.token not in page + house.page("trains/queue/")
 
 
+@LONG
 def test_a_train_whose_worker_is_killed_resumes_on_the_cluster(house: Platform):
     """What is left of its first attempt trains on there until the second ends it."""
     saves = {"save_strategy": "steps", "save_every": 20, "save_total_limit": 100}
