@@ -94,7 +94,7 @@ class RayApi:
 
     def _checked(self, answer: requests.Response, text: bytes) -> Any:
         if answer.status_code in (401, 403):
-            what = "does not take the token" if self.token else "asks for a token"
+            what = "rejects the token" if self.token else "asks for a token"
             raise ClusterAway(f"The Ray cluster at {self.address} {what}.")
 
         if answer.status_code >= 500 and not text.lstrip().startswith(b"Traceback"):

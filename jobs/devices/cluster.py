@@ -54,6 +54,6 @@ def cluster_absence(state: WorkerState) -> str:
         return ""
 
     if not lanes:
-        return f"No worker of the Ray cluster at {name} is running. Trains for it wait."
+        return f"No worker of the Ray cluster at {name} is running. Its trains wait."
 
     return str(lanes[0]["away"])

@@ -30,7 +30,7 @@ ANSWER_SECONDS = 3.0
 # A cluster that did not answer once may only be busy.
 FAILURES_AT_MOST = 1
 
-NO_NODES = "The Ray cluster at {} has no nodes to train on now. Trains for it wait."
+NO_NODES = "The Ray cluster at {} has no nodes to train on now. Its trains wait."
 
 logger = logging.getLogger("deepextension.worker")
 
@@ -70,7 +70,7 @@ class ClusterWatch:
         self.away = "" if self.devices else NO_NODES.format(self.name)
 
     def _lose(self, why: str) -> None:
-        away = f"{why} Trains for it wait."
+        away = f"{why} Its trains wait."
         if self.away != away:
             logger.warning("%s", away)
 

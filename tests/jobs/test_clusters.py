@@ -131,7 +131,7 @@ def test_a_cluster_that_is_away_announces_nothing_and_says_why(ray: Ray, setting
     assert not workers_present()
     assert [lane["name"] for lane in lanes_present()] == ["lane-0"]
     why = cluster.cluster_absence(worker_state())
-    assert why == f"The Ray cluster at {ray.url} does not take the token. Trains for it wait."
+    assert why == f"The Ray cluster at {ray.url} rejects the token. Its trains wait."
     presence.presence_remember(of.presence)
     assert seat_of("lane-0") is None
 

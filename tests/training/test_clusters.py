@@ -39,9 +39,7 @@ from training.work.outcome import failure, worker_lost
 from training.work.reasons import NO_LOCAL, waiting_reason
 
 NAME = "ray:8265"
-AWAY = (
-    f"The Ray cluster at http://{NAME} cannot be reached (connection refused). Trains for it wait."
-)
+AWAY = f"The Ray cluster at http://{NAME} cannot be reached (connection refused). Its trains wait."
 
 
 class House:
@@ -284,7 +282,7 @@ def test_the_queue_shows_each_worker_of_the_cluster_once(house, stand, client, a
     ]
     client.force_login(alice)
     page = words(client.get("/trains/queue/"))
-    assert "Ray cluster at ray:8265 3 devices, 1 free" in page
+    assert "Ray cluster at ray:8265 slot 1 of 2, 3 devices, 1 free" in page
     assert "two" in page
     client.force_login(bob)
     assert "Busy with a train of somebody else" in words(client.get("/trains/queue/"))

@@ -207,7 +207,8 @@ def stations(reader: User, runs: list[TrainRun], look: Look) -> list[Station]:
         if "cluster" in worker:
             run = on_cluster.get(name)
             kept_for = look.kept.get(machine_key(worker["cluster"]["name"], CLUSTER_SLOT), 0)
-            station = _station(_lane(worker, on_cluster.values()), run, visible, reader)
+            lane = _lane(worker, present, on_cluster.values())
+            station = _station(lane, run, visible, reader)
             every_station.append(replace(station, kept_for=0 if run is not None else kept_for))
             shown |= {run.pk} if run is not None else set()
             continue
@@ -238,12 +239,25 @@ def stations(reader: User, runs: list[TrainRun], look: Look) -> list[Station]:
     return every_station
 
 
-def _lane(worker: dict[str, Any], runs: Iterable[TrainRun]) -> dict[str, Any]:
-    """A worker of a cluster, with what the cluster has in place of a device."""
-    name = str(worker["cluster"]["name"])
+def _cluster_of(worker: dict[str, Any]) -> str:
+    """ "" for a worker of a machine."""
+    return str(worker["cluster"]["name"]) if "cluster" in worker else ""
+
+
+def _lane(
+    worker: dict[str, Any], present: Iterable[dict[str, Any]], runs: Iterable[TrainRun]
+) -> dict[str, Any]:
+    """A worker of a cluster, with what the cluster has in place of a device. present: all workers."""
+    name = _cluster_of(worker)
     count = len(worker["cluster"]["devices"])
     taken = sum(len(run.devices) for run in runs if run.cluster == name)
     label = f"{counted(count, 'device')}, {max(0, count - taken)} free"
+
+    lanes = [str(each["name"]) for each in present if _cluster_of(each) == name]
+    if len(lanes) > 1:
+        # Each takes one train at a time.
+        label = f"slot {lanes.index(str(worker['name'])) + 1} of {len(lanes)}, {label}"
+
     kind = worker["device"].get("kind", "cpu")
     return worker | {"device": {"kind": kind, "name": cluster_title(name), "label": label}}
 
