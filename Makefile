@@ -40,8 +40,8 @@ families: $(VENV)/.dev ## Train a tiny model of every family that transformers h
 interoperability: $(VENV)/.dev ## Load what trains save with transformers 4.57 and llama.cpp, every family (some minutes)
 	@INTEROPERABILITY=all $(BIN)/python -m pytest tests/interoperability $(ARGS)
 
-chaos: $(VENV)/.dev static/vendor/.copied ## Break a running platform at random moments and count what is lost (FAULTS=40 SEED=…)
-	@$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) $(if $(SEED),--seed $(SEED))
+chaos: $(VENV)/.dev static/vendor/.copied ## Break a running platform at random moments and count what is lost (FAULTS=40 SEED=… RAY=1: with a Ray cluster)
+	@$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) $(if $(SEED),--seed $(SEED)) $(if $(filter-out 0,$(RAY)),--ray)
 
 fuzz: $(VENV)/.dev static/vendor/.copied ## Call a running platform's API with made-up requests for ten minutes (MINUTES=10 SEED=…)
 	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

@@ -1,10 +1,10 @@
 """python -m tests.chaos: break a running platform at random moments, and see what is lost.
 
-Every round is one train of the tiny model, on one device or on two, and one piece of background
-work of every kind beside it (tests.chaos.work), several faults while they run, and then the truth:
-see tests.chaos.truth. A train whose engine was killed or that ran out of disk fails, as it should,
-until somebody resumes it, and so does work whose program was killed until somebody tries it again;
-the harness does that."""
+Every round is one train of the tiny model, on one device or on two, with --ray also on those of a
+small Ray cluster, and one piece of background work of every kind beside it (tests.chaos.work),
+several faults while they run, and then the truth: see tests.chaos.truth. A train whose engine was
+killed or that ran out of disk fails, as it should, until somebody resumes it, and so does work whose
+program was killed until somebody tries it again; the harness does that."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ from typing import Any
 
 import requests
 
+from engine.programs.local_cluster import LocalCluster
 from tests.chaos.chat import ANSWERED, Chat
 from tests.chaos.faults import (
     ANSWERS_ALONE,
     EVERYWHERE,
+    ON_CLUSTER,
     ONE_WORKER,
     TRAINS_ALONE,
     WORK_ALONE,
@@ -53,8 +55,13 @@ PAUSE_SECONDS = 3.0
 # For how long a fault waits until there is work again that it can hit.
 WORK_SECONDS = 60
 ROUND_SECONDS = 1800
-# Of the platform. A round's train is on one of them or on all.
+# Of the platform, and of the cluster. A round's train is on one of them or on all.
 DEVICES = 2
+# What is waited for after a loss: shorter than usual, so that a round does not last for hours.
+QUICK_CLUSTER = {
+    "DEEPEXTENSION_RAY_RETURN_SECONDS": "15",
+    "DEEPEXTENSION_RAY_LEASE_SECONDS": "20",
+}
 TRAIN = "train"
 CHAT = "chat"
 
@@ -76,13 +83,16 @@ def current_state(platform: Platform, run: int) -> dict[str, Any] | None:
     return answer.json() if answer.status_code == 200 else None
 
 
-def begin(platform: Platform, dataset: int, steps: int, devices: int = 1) -> int:
+def begin(
+    platform: Platform, dataset: int, steps: int, devices: int = 1, launcher: str = ""
+) -> int:
     """Start a train, however often the platform has to be asked; the same key starts no second
     one."""
     body = {
         "method": "lora",
         "base_model": "tiny",
         "dataset": dataset,
+        "launcher": launcher,
         "parameters": {
             "max_steps": steps,
             "max_tokens": 64,
@@ -159,7 +169,8 @@ def round_of(
     steps = STEPS_A_FAULT * len(faults)
     deadline = time.monotonic() + ROUND_SECONDS
     devices = draw.randint(1, bench.devices)
-    run = begin(platform, bench.dataset, steps, devices)
+    launcher = draw.choice(["local", "ray"]) if bench.cluster is not None else ""
+    run = begin(platform, bench.dataset, steps, devices, launcher)
     # From its first checkpoint on: before it there is nothing to resume from.
     wait_for_checkpoint(platform, run, deadline)
     pieces = pieces_of(bench, number, names)
@@ -174,11 +185,12 @@ def round_of(
         time.sleep(draw.uniform(0, PAUSE_SECONDS))
         row = current_state(platform, run)
         lives = row is None or row["status"] not in ENDED
-        scene = Scene(platform, run, draw)
+        scene = Scene(platform, run, draw, bench.cluster)
         at_work = running(bench, pieces)
         fault(scene)
         seen.hits.update(struck(fault, scene, pieces, at_work))
-        seen.hits[TRAIN] += lives and fault not in WORK_ALONE
+        is_elsewhere = fault in ON_CLUSTER and launcher != "ray"
+        seen.hits[TRAIN] += lives and fault not in WORK_ALONE and not is_elsewhere
         seen.add_problems("", doubled(platform))
         row = current_state(platform, run)
         if row is not None and row["status"] in ("failed", "stopped"):
@@ -192,6 +204,7 @@ def round_of(
     problems = lost(platform, row, steps)
     seen.add_problems(TRAIN, problems)
     of_devices = "one device" if devices == 1 else f"{devices} devices"
+    of_devices += " of the cluster" if launcher == "ray" else ""
     seen.life = f"{seen.hits[TRAIN]} while the train lived, on {of_devices}, "
     seen.life += f"its attempt {row.get('attempt')}"
     seen.life += f"; {chat.ends[ANSWERED]} of {chat.ends.total()} questions answered"
@@ -369,16 +382,28 @@ def rounds(bench: Bench, plan: Plan, count: Count) -> None:
 
 @contextlib.contextmanager
 def running_bench(
-    home: Path, outside: Path, variables: dict[str, str], names: set[str]
+    home: Path,
+    outside: Path,
+    variables: dict[str, str],
+    names: set[str],
+    cluster: LocalCluster | None = None,
 ) -> Iterator[Bench]:
     """A platform in `home` with a hub beside it. outside: a folder for files that are no
     platform's."""
+    if cluster is not None:
+        variables |= {
+            "DEEPEXTENSION_RAY_ADDRESS": cluster.address,
+            "DEEPEXTENSION_RAY_TOKEN": cluster.token,
+            **QUICK_CLUSTER,
+        }
+
     with running_hub() as hub:
         variables |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
         variables |= {"DEEPEXTENSION_CPU_DEVICES": str(DEVICES)}
         with running_platform(home, variables) as platform:
             bench = bench_of(platform)
             bench.devices = DEVICES
+            bench.cluster = cluster
             if Merge.name in names:
                 bench.train = trained(platform, bench.dataset)
 
@@ -401,6 +426,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--only", help="names of faults, with commas")
     parser.add_argument("--work", help="kinds of background work, with commas; all where not given")
+    parser.add_argument(
+        "--ray", action="store_true", help="every second train on a small Ray cluster, which breaks"
+    )
     arguments = parser.parse_args()
     # A tiny model gains nothing from threads.
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -413,6 +441,8 @@ def main() -> int:
         small_home(Path(folder)) as is_small,
     ):
         known: tuple[Fault, ...] = (*EVERYWHERE, fill_disk) if is_small else EVERYWHERE
+        if arguments.ray:
+            known = (*known, *ON_CLUSTER)
         if not is_small:
             print("No file system can be mounted here: the full disk is left out.", flush=True)
         if clock := movable_clock(Path(folder)):
@@ -425,7 +455,8 @@ def main() -> int:
         plan = Plan(known, arguments.faults, deadline, names, random.Random(arguments.seed))
         with (
             contextlib.suppress(KeyboardInterrupt),
-            running_bench(Path(folder), Path(outside), clock, names) as bench,
+            LocalCluster(DEVICES) if arguments.ray else contextlib.nullcontext() as cluster,
+            running_bench(Path(folder), Path(outside), clock, names, cluster) as bench,
         ):
             rounds(bench, plan, count)
     print(json.dumps(dict(sorted(count.names.items()))))

@@ -17,6 +17,7 @@ from random import Random
 import psutil
 from redis.exceptions import RedisError
 
+from engine.programs.local_cluster import LocalCluster
 from tests.live import ROOT, Platform, fork_server_of
 
 # How long a fault of background work waits for some to hit.
@@ -25,12 +26,13 @@ WAIT_FOR_WORK_SECONDS = 8
 
 @dataclass
 class Scene:
-    """What a fault may touch: the platform, and the train that runs. `struck`: keys of the jobs that
-    a fault of ONE_WORKER has hit."""
+    """What a fault may touch: the platform, the train that runs, and the Ray cluster where there is
+    one. `struck`: keys of the jobs that a fault of ONE_WORKER has hit."""
 
     platform: Platform
     run: int
     draw: Random
+    cluster: LocalCluster | None = None
     struck: set[str] = field(default_factory=set)
 
     @property
@@ -66,10 +68,14 @@ def _family(
         with contextlib.suppress(psutil.Error, StopIteration):
             server = fork_server_of(worker)
             others = [child for child in worker.children() if child.pid != server.pid]
+            if "--cluster" in worker.cmdline():
+                # The first is its watcher of the cluster.
+                others = sorted(others, key=lambda child: child.create_time())[1:]
+
             engine = next(iter(server.children()), None)
             families.append((worker, next(iter(others), None), engine))
 
-    # A machine of two devices has two workers, of which one has the train.
+    # Of several workers one has the train.
     busy = [family for family in families if family[1] or family[2]]
     return next(iter(busy or families), (None, None, None))
 
@@ -374,6 +380,70 @@ TRAINS_ALONE = (
     freeze_rank,
     *ANSWERS_ALONE,
 )
+
+
+# On a Ray cluster
+
+
+def _of_cluster(scene: Scene, words: str) -> list[psutil.Process]:
+    """The cluster's processes whose command line has these words."""
+    if scene.cluster is None:
+        return []
+
+    found = []
+    for node in (scene.cluster.head, *scene.cluster.nodes):
+        with contextlib.suppress(psutil.Error):
+            if node is not None and node.poll() is None:
+                children = psutil.Process(node.pid).children(recursive=True)
+                found += [child for child in children if words in " ".join(child.cmdline())]
+
+    return found
+
+
+def kill_node(scene: Scene) -> None:
+    """All of a machine at once. After a while there is another one, as whoever keeps a cluster sees
+    to."""
+    if scene.cluster is None:
+        return
+
+    alive = [node for node in scene.cluster.nodes if node.poll() is None]
+    if alive:
+        scene.cluster.node_kill(scene.cluster.nodes.index(scene.draw.choice(alive)))
+
+    time.sleep(scene.draw.uniform(0, 10))
+    while sum(node.poll() is None for node in scene.cluster.nodes) < scene.cluster.count:
+        scene.cluster.node_add()
+
+
+def kill_cluster_rank(scene: Scene) -> None:
+    """One of the processes that train on the nodes."""
+    if ranks := _of_cluster(scene, "RayTrainWorker"):
+        _kill(scene.draw.choice(ranks))
+
+
+def kill_driver(scene: Scene) -> None:
+    """The job itself, which starts the ranks."""
+    _kill(*_of_cluster(scene, "engine.cluster.driver"))
+
+
+def freeze_node(scene: Scene) -> None:
+    """As where the network is cut for a while."""
+    if scene.cluster is None:
+        return
+
+    alive = [node for node in scene.cluster.nodes if node.poll() is None]
+    if alive:
+        node = psutil.Process(scene.draw.choice(alive).pid)
+        with contextlib.suppress(psutil.Error):
+            family = [node, *node.children(recursive=True)]
+            _freeze(*family, seconds=scene.draw.uniform(1, 6))
+
+    while sum(node.poll() is None for node in scene.cluster.nodes) < scene.cluster.count:
+        scene.cluster.node_add()
+
+
+ON_CLUSTER: tuple[Fault, ...] = (kill_node, kill_cluster_rank, kill_driver, freeze_node)
+TRAINS_ALONE = (*TRAINS_ALONE, *ON_CLUSTER)
 
 
 def jump_clock(scene: Scene) -> None:

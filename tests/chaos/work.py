@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import requests
 
+from engine.programs.local_cluster import LocalCluster
 from tests.hub_server import Hub
 from tests.live import Platform
 from tests.models_app.gguf_file import write_gguf
@@ -48,7 +49,7 @@ class Job:
 class Bench:
     """What all pieces of work of a run share. dataset: one that is there. train: one that has
     finished, for merges. devices: how many a train may have. folder: files to upload. before: what
-    was odd before anything broke."""
+    was odd before anything broke. cluster: a Ray cluster beside it, where there is one."""
 
     def __init__(self, platform: Platform, dataset: int, before: set[str]) -> None:
         self.platform = platform
@@ -58,6 +59,7 @@ class Bench:
         # See bench_equip.
         self.train = 0
         self.devices = 1
+        self.cluster: LocalCluster | None = None
         self.folder = Path()
 
     def query(self, text: str, *values: Any) -> list[Any]:
