@@ -120,7 +120,7 @@ def group_of(item: pytest.Item) -> str:
         return "interoperability"
 
     known: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
-    if "cluster" in known and known["cluster"][-1].scope == "session":
+    if "cluster" in known and known["cluster"][-1].scope == "package":
         return "cluster"
     if "platform" in known and known["platform"][-1].scope == "session":
         return "platform-browser" if item.path.parent.name == "browser" else "platform-others"

@@ -10,7 +10,8 @@ from tests.cluster.clients import STARTED
 from tests.tiny import tiny_model
 
 
-@pytest.fixture(scope="session")
+# Not for the session: its processes would run beside all tests that come later.
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster() as running:
         yield running
