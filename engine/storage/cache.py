@@ -2,8 +2,8 @@
 contents.
 
 A node fetches an input once, however many ranks ask for it at once: one builds it, under a lock, and
-the others wait. Whoever uses an input holds a shared lock on it, which the kernel gives back when the
-process dies; what nobody uses goes when room is needed, the oldest first."""
+the others wait. Whoever uses or builds an input holds a shared lock on it, which the kernel gives back
+when the process dies; what nobody uses goes when room is needed, the oldest first."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from engine.storage.trees import Tree, tree_as_json, tree_fetch, tree_is_there, 
 # Left free on the node's disk, for checkpoints.
 RESERVE_BYTES = 1 << 30
 ENTRIES, LOCKS, UNFINISHED = "entries", "locks", ".unfinished"
+# The lock of who builds an entry.
+BUILDING = ".building"
 FILES, TOKENS = "files", "tokens"
 # Its time is when the entry was last used.
 USED = "used"
@@ -61,18 +63,17 @@ class Cache:
         folder = self.folder / ENTRIES / key
         entry = Entry(folder / FILES, folder / TOKENS)
 
-        while True:
-            lock = self._lock(key, fcntl.LOCK_SH)
-            if tree_is_there(entry.files, tree):
-                (folder / USED).touch()
-                self.held.append(lock)
-                return entry
-
-            os.close(lock)
-            with self._locked(key):
+        # From here on nobody removes it. Who builds has a lock of its own: whoever waited for this one
+        # to be free of all others would wait until their trains have ended.
+        self.held.append(self._lock(key, fcntl.LOCK_SH))
+        if not tree_is_there(entry.files, tree):
+            with self._locked(f"{key}{BUILDING}"):
                 # Another rank may have been faster.
                 if not tree_is_there(entry.files, tree):
                     self._build(store, tree, objects, folder)
+
+        (folder / USED).touch()
+        return entry
 
     def close(self) -> None:
         """What was held may go from now on."""
@@ -81,13 +82,14 @@ class Cache:
 
     def _build(self, store: Store, tree: Tree, objects: str, folder: Path) -> None:
         self._make_room(tree_size(tree))
-        shutil.rmtree(folder, ignore_errors=True)
         # Under a name of its own: what an earlier try has fetched is not fetched again.
         unfinished = folder.with_name(folder.name + UNFINISHED)
 
         tree_fetch(store, tree, objects, unfinished / FILES)
         (unfinished / TOKENS).mkdir(exist_ok=True)
         (unfinished / USED).touch()
+        # One that was damaged.
+        shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
 
     def _make_room(self, needed: int) -> None:

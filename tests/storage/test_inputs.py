@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -27,7 +28,7 @@ from engine.storage.inputs import Manifest, inputs_fetch, inputs_put, manifest_r
 from engine.storage.push import OutputsPush, outputs_restore
 from engine.storage.session import session_forget
 from engine.storage.store import Store
-from engine.storage.trees import Sums, tree_of
+from engine.storage.trees import Sums, tree_is_there, tree_of
 from tests.engine.runs import prepare, toy_rows, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,6 +241,7 @@ def test_a_cached_file_that_was_cut_is_fetched_again(store, directory, tmp_path)
 PROGRAM = """
 import json, sys
 from pathlib import Path
+from threading import Thread
 from engine.storage.inputs import inputs_fetch, manifest_read
 from engine.storage.store import Store
 
@@ -303,6 +305,30 @@ def test_ranks_that_ask_at_once_fetch_once(store, directory, tmp_path):
     assert len({path for _, path in answers}) == 1
     for process in started:
         process.communicate("\n")
+
+
+def test_a_rank_that_looked_too_early_does_not_wait_for_the_others_to_end(
+    store, directory, tmp_path, monkeypatch
+):
+    """It finds nothing, and until it builds another rank has, and uses it for as long as it trains."""
+    manifest = inputs_put(store, directory)
+    looks = iter([False])
+    found = []
+
+    with inputs_fetch(store, manifest, tmp_path / "cache"):
+        monkeypatch.setattr(
+            "engine.storage.cache.tree_is_there",
+            lambda *given: next(looks, True) and tree_is_there(*given),
+        )
+        late = Thread(
+            target=lambda: found.append(inputs_fetch(store, manifest, tmp_path / "cache")),
+            daemon=True,
+        )
+        late.start()
+        late.join(60)
+        assert found, "it still waits"
+
+    found[0].close()
 
 
 def inputs_of(store: Store, tmp_path: Path, name: str, size: int) -> Manifest:
