@@ -22,6 +22,8 @@ from tests.live import ROOT, Platform, fork_server_of
 
 # How long a fault of background work waits for some to hit.
 WAIT_FOR_WORK_SECONDS = 8
+# And one of model servers, whose model may have to be prepared.
+WAIT_FOR_SERVER_SECONDS = 60
 
 
 @dataclass
@@ -322,13 +324,30 @@ def kill_gateway(scene: Scene) -> None:
     _kill(*scene.platform.processes("manage.py gateway"))
 
 
+def _model_servers(scene: Scene) -> list[psutil.Process]:
+    """As soon as there is one; after a while perhaps none. What prepares a model's files, or compares
+    its answers, is none: those end by their own time limits, which are longer than a round."""
+    deadline = time.monotonic() + WAIT_FOR_SERVER_SECONDS
+    while True:
+        found = []
+        for process in scene.platform.processes("-m engine.serving"):
+            with contextlib.suppress(psutil.Error):
+                if "engine.serving" in process.cmdline():
+                    found.append(process)
+
+        if found or time.monotonic() > deadline:
+            return found
+
+        time.sleep(0.1)
+
+
 def kill_model_server(scene: Scene) -> None:
     """In the middle of an answer: somebody asks all the time."""
-    _kill(*scene.platform.processes("-m engine.serving"))
+    _kill(*_model_servers(scene))
 
 
 def freeze_model_server(scene: Scene) -> None:
-    for server in scene.platform.processes("-m engine.serving"):
+    for server in _model_servers(scene):
         with contextlib.suppress(psutil.Error):
             server.suspend()
 
