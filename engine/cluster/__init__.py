@@ -6,8 +6,8 @@
 
     api        Ray's HTTP interface
     state      the nodes and devices of a cluster
-    order      what the client tells the driver, and the driver its workers
-    telling    what the driver tells the client, through the job's log
+    order      what the client passes to the driver, and the driver to its workers
+    driver_log what the driver reports to the client, through the job's log
     code       the engine's source, which the client sends along
     versions   of code and libraries, which must be the same everywhere
     secrets    what may not stand in Ray's logs
@@ -15,7 +15,7 @@
     jobs       Ray jobs: submit, watch, stop, and those of earlier attempts
     client     the process that the platform starts and watches, as it does any engine
     driver     the job: workers, again after a node was lost, on fewer where it stays away
-    home       where a node finds the run directory and what the train needs
+    run_files  where a node finds the run directory and what the train needs
     worker     one rank
     checks     data, clocks
 

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from engine.cluster.api import ApiRefused, ClusterAway, RayApi
-from engine.cluster.home import LEASE_PATIENCE_SECONDS
+from engine.cluster.driver_log import log_entries
 from engine.cluster.jobs import (
     SUCCEEDED,
     JobState,
@@ -40,9 +40,9 @@ from engine.cluster.lease import (
     lease_write,
 )
 from engine.cluster.order import ORDER, Order
+from engine.cluster.run_files import LEASE_PATIENCE_SECONDS
 from engine.cluster.secrets import seal, secrets_of
 from engine.cluster.state import ClusterState, cluster_state, cpus_a_device
-from engine.cluster.telling import told
 from engine.cluster.versions import versions_here
 from engine.cluster.worker import can_be_fewer
 from engine.contract.rundir import (
@@ -187,6 +187,8 @@ class Client:
     name: str = ""
     over: threading.Event = field(default_factory=threading.Event)
     outputs: OutputsPull | None = None
+    # For the lease: nobody waits long for that.
+    lease_store: Store | None = None
 
     def __post_init__(self) -> None:
         spec = self.job.spec
@@ -358,7 +360,7 @@ class Client:
 
     def _lease(self, count: int) -> None:
         lease = Lease(self.name, count, time.time())
-        if self.outputs is None:
+        if self.outputs is None or self.lease_store is None:
             lease_write(self.job.directory, lease)
         else:
             name = lease_object(self.outputs.session.name)
@@ -375,13 +377,15 @@ class Client:
             except ClusterAway as error:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > AWAY_SECONDS:
-                    raise ClusterAway(f"{error.message} So it has been for minutes.") from error
+                    raise ClusterAway(
+                        f"{error.message} It did not come back within {AWAY_SECONDS / 60:.0f} minutes."
+                    ) from error
 
                 state = JobState("UNKNOWN")
 
             if state is None:
                 raise ClusterAway(
-                    f"The Ray cluster at {self.api.address} was started anew under the train."
+                    f"The Ray cluster at {self.api.address} was restarted while the train ran."
                 )
             if state.is_ended:
                 return state
@@ -399,7 +403,7 @@ class Client:
         with contextlib.suppress(ClusterAway):
             log = job_log(self.api, self.name)
 
-        lines = list(told(log))
+        lines = list(log_entries(log))
         for line in lines[self.heard :]:
             if text := line.get("say"):
                 self.job.say(str(text))
@@ -441,7 +445,7 @@ class Client:
             return Failure(**self.ending["ending"])
 
         print(f"\nThe end of the job's log:\n{state.message[-LOG_TAIL:]}", flush=True)
-        how = "ended without a word" if state.status == SUCCEEDED else "was ended"
+        how = "ended without saying why" if state.status == SUCCEEDED else "was ended"
         return Failure(
             "cluster_ended",
             f"The train's job on the Ray cluster {how} ({state.status.lower()}).",

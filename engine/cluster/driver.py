@@ -13,12 +13,12 @@ import traceback
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine.cluster.home import Home, home_of
+from engine.cluster.driver_log import log_write
 from engine.cluster.lease import LeaseWatch
 from engine.cluster.order import ORDER, Order
 from engine.cluster.report import Report, report_in
+from engine.cluster.run_files import RunFiles, run_files_of
 from engine.cluster.secrets import unseal
-from engine.cluster.telling import tell
 from engine.cluster.versions import versions_check
 from engine.contract.rundir import EXIT_FAILED, EXIT_FINISHED
 from engine.distributed.ranks import TIMEOUT
@@ -71,9 +71,9 @@ class Driver:
         losses = 0
         while True:
             count = self._devices_await()
-            self._home().begin()
+            self._files().begin()
             started = time.monotonic()
-            tell(phase="running", devices=count)
+            log_write(phase="running", devices=count)
 
             try:
                 self._train(count)
@@ -89,11 +89,11 @@ class Driver:
                         "train.",
                     ) from lost
 
-                tell(say=lost.reason, phase="waiting")
+                log_write(say=lost.reason, phase="waiting")
                 self.order = self.order.again(lost.reason, time.monotonic() - self.began)
 
-    def _home(self) -> Home:
-        return home_of(self.order)
+    def _files(self) -> RunFiles:
+        return run_files_of(self.order)
 
     def _devices_await(self) -> int:
         """Wait for devices; the number to train on. Raises TrainError where they do not come."""
@@ -120,7 +120,7 @@ class Driver:
                     "Start nodes and resume the train, or copy it with fewer devices.",
                 )
             if waited >= told:
-                tell(
+                log_write(
                     phase="waiting",
                     say=f"Waiting for devices of the Ray cluster: {available:,} of "
                     f"{order.devices:,} are free.",
@@ -231,14 +231,14 @@ def _nodes_gone(before: dict[str, str], patience: float) -> list[str]:
 
 def lease_keep(order: Order) -> None:
     """End this process, and all workers with it, when the client is gone."""
-    home = home_of(order)
+    files = run_files_of(order)
     watch = LeaseWatch(order.job, order.lease_seconds)
 
     while not watch.is_over:
-        watch.see(home.lease())
+        watch.see(files.lease())
         time.sleep(TICK_SECONDS)
 
-    tell(say=f"The platform has not been heard from for {order.lease_seconds:.0f} s.")
+    log_write(say=f"The platform has not been heard from for {order.lease_seconds:.0f} s.")
     os._exit(EXIT_FAILED)
 
 
@@ -255,13 +255,13 @@ def main() -> int:
         Driver(order).run()
     except Failed as failed:
         report = failed.report
-        tell(ending=_ending(report.failure), rank=report.rank, log=report.log)
+        log_write(ending=_ending(report.failure), rank=report.rank, log=report.log)
         return EXIT_FAILED
     except Exception as error:
         if not isinstance(error, KNOWN_FAILURES):
             traceback.print_exception(error)
 
-        tell(ending=_ending(explain(error)))
+        log_write(ending=_ending(explain(error)))
         return EXIT_FAILED
 
     return EXIT_FINISHED

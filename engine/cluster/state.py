@@ -160,31 +160,27 @@ def devices_of(nodes: list[Node], cpus_per_device: int) -> list[Device]:
 
 
 def _gpu_device(node: Node, index: int) -> Device:
-    # Where Ray gives out fewer than there are, nobody outside knows which; alike they are mostly.
+    # Where Ray gives out fewer than there are, nobody outside knows which; mostly they are alike.
     gpu = node.gpu_list[index] if index < len(node.gpu_list) else Gpu(node.gpu_name or "GPU")
-    return Device(
-        node_id=node.id,
-        ip=node.ip,
-        hostname=node.hostname,
-        index=index,
-        identity=f"{node.id}:{index}",
-        kind="cuda",
-        name=gpu.name or "GPU",
-        memory_gb=gpu.memory_gb,
-        threads=max(1, int(node.cpus) // node.gpus),
-    )
+    threads = max(1, int(node.cpus) // node.gpus)
+    return _device(node, index, "cuda", gpu.name or "GPU", gpu.memory_gb, threads)
 
 
 def _cpu_device(node: Node, index: int, share: int) -> Device:
-    count = int(node.cpus) // share
+    name = f"{share} CPUs" if share > 1 else "1 CPU"
+    memory_gb = round(node.memory_gb / (int(node.cpus) // share), 1)
+    return _device(node, index, "cpu", name, memory_gb, share)
+
+
+def _device(node: Node, index: int, kind: str, name: str, memory_gb: float, threads: int) -> Device:
     return Device(
         node_id=node.id,
         ip=node.ip,
         hostname=node.hostname,
         index=index,
         identity=f"{node.id}:{index}",
-        kind="cpu",
-        name=f"{share} CPUs" if share > 1 else "1 CPU",
-        memory_gb=round(node.memory_gb / count, 1),
-        threads=share,
+        kind=kind,
+        name=name,
+        memory_gb=memory_gb,
+        threads=threads,
     )

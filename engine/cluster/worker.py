@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.cluster.checks import clock_check, data_check
-from engine.cluster.home import Home, home_of
 from engine.cluster.order import Order
 from engine.cluster.report import RankFailed, Report
+from engine.cluster.run_files import RunFiles, run_files_of
 from engine.cluster.secrets import unseal
 from engine.cluster.versions import versions_check
 from engine.contract.rundir import (
@@ -74,12 +74,12 @@ def work(config: dict[str, str]) -> None:
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_size(), context.get_world_rank())
     node = node_name()
-    home: Home | None = None
+    files: RunFiles | None = None
 
     try:
         versions_check(order.versions, node)
         os.environ |= unseal(order.sealed)
-        home = home_of(order)
+        files = run_files_of(order)
         # It has them; people's reward functions run in this process.
         for name in [name for name in os.environ if name.startswith(STORAGE)]:
             del os.environ[name]
@@ -89,22 +89,22 @@ def work(config: dict[str, str]) -> None:
         nodes = ranks.gathered(node)
 
         try:
-            home.open(ranks, nodes)
-            _redirect_output(home.directory / _log_name(ranks))
-            _train(order, ranks, home, nodes)
+            files.open(ranks, nodes)
+            _redirect_output(files.directory / _log_name(ranks))
+            _train(order, ranks, files, nodes)
         except BaseException:
             with contextlib.suppress(Exception):
-                home.close(ended=False)
+                files.close(ended=False)
             raise
 
-        home.close(ended=True)
+        files.close(ended=True)
     except BaseException as error:
         with contextlib.suppress(OSError):
             if not isinstance(error, KNOWN_FAILURES):
                 # The evidence for what is said in plain words.
                 traceback.print_exception(error)
 
-        raise RankFailed.of(report_of(error, ranks, node, home)) from None
+        raise RankFailed.of(report_of(error, ranks, node, files)) from None
 
 
 def node_name() -> str:
@@ -130,27 +130,27 @@ def _redirect_output(path: Path) -> None:
         setattr(sys, name, stream)
 
 
-def _train(order: Order, ranks: Ranks, home: Home, nodes: list[str]) -> None:
-    if ranks.of_first(_has_ended(home.directory, order.first_seq)):
+def _train(order: Order, ranks: Ranks, files: RunFiles, nodes: list[str]) -> None:
+    if ranks.of_first(_has_ended(files.directory, order.first_seq)):
         # The last event was written when somebody was lost.
         return
 
-    spec = resumed_spec(order, ranks, home)
+    spec = resumed_spec(order, ranks, files)
     data_check(ranks, nodes, spec)
 
-    events = OwnEvents.resume(home.directory, spec.last_seq) if ranks.is_first else None
+    events = OwnEvents.resume(files.directory, spec.last_seq) if ranks.is_first else None
     if isinstance(events, OwnEvents):
-        events.is_mine = home.is_mine
+        events.is_mine = files.is_mine
 
-    job = job_of(home.directory, spec, events or EventWriter(home.directory))
+    job = job_of(files.directory, spec, events or EventWriter(files.directory))
     job = replace(
         job.on_rank(ranks),
         place={"cluster": order.cluster, "nodes": list(dict.fromkeys(nodes))},
-        saved=home.saved,
+        saved=files.saved,
         began=time.monotonic() - order.elapsed,
     )
 
-    _warn(order, ranks, nodes, home, job)
+    _warn(order, ranks, nodes, files, job)
     train(job)
 
 
@@ -178,20 +178,20 @@ def _has_ended(directory: Path, first_seq: int) -> bool:
     )
 
 
-def resumed_spec(order: Order, ranks: Ranks, home: Home) -> Spec:
+def resumed_spec(order: Order, ranks: Ranks, files: RunFiles) -> Spec:
     """The spec of this start: on as many devices as there are, and from the last checkpoint that this
     attempt has saved."""
-    spec = home.spec()
+    spec = files.spec()
     if order.resume_from:
-        spec = replace(spec, resume_from=str(home.directory / order.resume_from))
+        spec = replace(spec, resume_from=str(files.directory / order.resume_from))
     if order.generation == 1:
         return spec
 
     if ranks.is_first:
-        remove_unfinished(home.directory)
+        remove_unfinished(files.directory)
 
-    name = ranks.of_first(_last_checkpoint(order, home.directory) if ranks.is_first else "")
-    resumed = str(home.directory / name) if name else spec.resume_from
+    name = ranks.of_first(_last_checkpoint(order, files.directory) if ranks.is_first else "")
+    resumed = str(files.directory / name) if name else spec.resume_from
     spec = replace(spec, attempt=max(2, spec.attempt), resume_from=resumed)
     return replace(spec, parameters=_shared_out(order, spec, ranks.count))
 
@@ -221,31 +221,31 @@ def _shared_out(order: Order, spec: Spec, count: int) -> dict[str, Any]:
     return spec.parameters | changes
 
 
-def _warn(order: Order, ranks: Ranks, nodes: list[str], home: Home, job: Job) -> None:
+def _warn(order: Order, ranks: Ranks, nodes: list[str], files: RunFiles, job: Job) -> None:
     """Of what is not as it should be, and need not end the train."""
     if order.lost:
         step = job.resumed_step
         place = f"step {step:,}" if step else "the beginning"
         job.warn(
             "node_lost",
-            f"{order.lost} The train goes on from {place}, on {ranks.count} of {order.devices} "
+            f"{order.lost} The train resumes from {place} on {ranks.count} of {order.devices} "
             "devices.",
         )
 
-    lease = home.lease()
+    lease = files.lease()
     ahead = time.time() - lease.time if lease is not None else None
     clock_check(ranks, nodes, ahead, job.warn)
 
 
-def report_of(error: BaseException, ranks: Ranks, node: str, home: Home | None) -> Report:
+def report_of(error: BaseException, ranks: Ranks, node: str, files: RunFiles | None) -> Report:
     """How this rank ended, for the driver."""
     failure = explain(error)
     if failure.code in ("disk_full", "out_of_memory", "no_permission", "file_gone"):
         failure = replace(failure, message=f"On node {node}: {failure.message}")
 
     tail = ""
-    if home is not None and not ranks.is_first:
-        tail = _log_tail(home.directory / _log_name(ranks))
+    if files is not None and not ranks.is_first:
+        tail = _log_tail(files.directory / _log_name(ranks))
 
     lost = isinstance(error, Overtaken) or is_lost(error)
     return Report(failure, ranks.index, node, lost, tail)

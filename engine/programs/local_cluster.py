@@ -26,7 +26,7 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
-from engine.cluster.home import NODE_FOLDER
+from engine.cluster.run_files import NODE_FOLDER
 from engine.cluster.state import ClusterAway, ClusterState, cluster_state
 from engine.contract.rundir import LOG, DataFile, Spec, file_sha256, write_spec
 from engine.process.isolation import die_with_parent

@@ -10,6 +10,8 @@ over fsspec, in a folder or in an S3-compatible store.
     session    one attempt of a train in the storage, and who writes it
     state      what its run directory holds, as the storage knows it
     inputs     what a train needs, from the platform to the nodes
-    push       what it makes, from the node
-    pull       and to the platform
+    push       what it makes, from the node to the storage
+    download   a run directory made what its state in the storage says
+    pull       what it makes, from the storage to the platform
+    repeating  a thread that does the same again and again
 """

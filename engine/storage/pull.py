@@ -9,10 +9,10 @@ from pathlib import Path
 
 from engine.contract.rundir import SAVE, stop_requested
 from engine.storage.backends import Digest
-from engine.storage.bring import Bringer
+from engine.storage.download import Downloader
 from engine.storage.errors import ObjectMissing
 from engine.storage.push import BRIEF_SECONDS, PAUSE_SECONDS
-from engine.storage.rounds import Rounds
+from engine.storage.repeating import Repeating
 from engine.storage.session import Live, Session, live_read
 from engine.storage.state import State, state_read
 from engine.storage.store import Store
@@ -33,15 +33,15 @@ class OutputsPull:
         self.session = Session(session_name)
         self.directory = directory
         self.ended = False
-        self.bringer = Bringer(store, self.session, directory, log)
+        self.downloader = Downloader(store, self.session, directory, log)
         self.seen: tuple[int, Digest | None] = (0, None)
         self.newest = (0, 0)
         self.saves_taken = 0
         self.save_asked = 0
 
         brief = store.with_patience(BRIEF_SECONDS)
-        self.requests = Rounds(lambda: self.requests_pass(brief), PAUSE_SECONDS, "requests")
-        self.rounds = Rounds(self.round, PAUSE_SECONDS, "outputs")
+        self.requests = Repeating(lambda: self.requests_pass(brief), PAUSE_SECONDS, "requests")
+        self.rounds = Repeating(self.round, PAUSE_SECONDS, "outputs")
 
     def start(self) -> None:
         """Bring what is new every PAUSE_SECONDS, from a thread, and pass stop and save-now on."""
@@ -90,7 +90,7 @@ class OutputsPull:
             return False
 
         state, digest = found
-        self.bringer.bring(state)
+        self.downloader.download(state)
         self.seen = (state.generation, digest)
         self.newest = (state.generation, state.number)
         self.saves_taken = max(self.saves_taken, state.saves)

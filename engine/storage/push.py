@@ -33,9 +33,9 @@ from engine.contract.rundir import (
     stop_requested,
 )
 from engine.storage.backends import Digest
-from engine.storage.bring import RANK_LOGS, Bringer
+from engine.storage.download import RANK_LOGS, Downloader
 from engine.storage.errors import ObjectMissing, Overtaken
-from engine.storage.rounds import Rounds, insist
+from engine.storage.repeating import Repeating, keep_trying
 from engine.storage.session import SESSION, Live, Session, live_read
 from engine.storage.state import State, state_read, state_write
 from engine.storage.store import FileChanged, Store
@@ -93,8 +93,8 @@ class OutputsPush:
         self.dropped: set[Digest] = set()
 
         brief = store.with_patience(BRIEF_SECONDS)
-        self.requests = Rounds(lambda: self.requests_take(brief), PAUSE_SECONDS, "requests")
-        self.rounds = Rounds(self.round, PAUSE_SECONDS, "outputs")
+        self.requests = Repeating(lambda: self.requests_take(brief), PAUSE_SECONDS, "requests")
+        self.rounds = Repeating(self.round, PAUSE_SECONDS, "outputs")
 
     @classmethod
     def begin(cls, store: Store, session_name: str, directory: Path) -> OutputsPush:
@@ -153,7 +153,7 @@ class OutputsPush:
             self._write()
 
         try:
-            insist(last_round, patience)
+            keep_trying(last_round, patience)
         finally:
             if self.lock >= 0:
                 os.close(self.lock)
@@ -383,7 +383,7 @@ def outputs_restore(store: Store, session_name: str, directory: Path) -> None:
     (directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     (directory / NODE).write_text(session.name)
     state = state_newest(store, session, live_read(store, session).generation)
-    Bringer(store, session, directory).bring(state, grown=False)
+    Downloader(store, session, directory).download(state, grown=False)
 
 
 def _continued(store: Store, session: Session, directory: Path, live: Live) -> State | None:
@@ -425,11 +425,11 @@ def _restored(store: Store, session: Session, directory: Path, generation: int) 
     for path in (directory / EVENTS, directory / LOG):
         path.unlink(missing_ok=True)
 
-    bringer = Bringer(store, session, directory)
+    downloader = Downloader(store, session, directory)
     for left in reversed(range(RESTORE_TRIES)):
         state = state_newest(store, session, generation)
         try:
-            bringer.bring(state)
+            downloader.download(state)
             break
         except ObjectMissing:
             # The earlier one was about to delete a checkpoint, and writes its last state.

@@ -419,6 +419,11 @@ def _of_cluster(scene: Scene, words: str) -> list[psutil.Process]:
     return found
 
 
+def _nodes_replace(cluster: LocalCluster) -> None:
+    while sum(node.poll() is None for node in cluster.nodes) < cluster.count:
+        cluster.node_add()
+
+
 def kill_node(scene: Scene) -> None:
     """All of a machine at once. After a while there is another one, as whoever keeps a cluster sees
     to."""
@@ -430,8 +435,7 @@ def kill_node(scene: Scene) -> None:
         scene.cluster.node_kill(scene.cluster.nodes.index(scene.draw.choice(alive)))
 
     time.sleep(scene.draw.uniform(0, 10))
-    while sum(node.poll() is None for node in scene.cluster.nodes) < scene.cluster.count:
-        scene.cluster.node_add()
+    _nodes_replace(scene.cluster)
 
 
 def kill_cluster_rank(scene: Scene) -> None:
@@ -457,8 +461,8 @@ def freeze_node(scene: Scene) -> None:
             family = [node, *node.children(recursive=True)]
             _freeze(*family, seconds=scene.draw.uniform(1, 6))
 
-    while sum(node.poll() is None for node in scene.cluster.nodes) < scene.cluster.count:
-        scene.cluster.node_add()
+    # One that was away for too long is given up by the cluster, and ends.
+    _nodes_replace(scene.cluster)
 
 
 ON_CLUSTER: tuple[Fault, ...] = (kill_node, kill_cluster_rank, kill_driver, freeze_node)

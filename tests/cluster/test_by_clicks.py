@@ -67,4 +67,4 @@ def test_a_killed_node_costs_at_most_one_checkpoint(house, cluster, open_page): 
     assert steps == list(range(1, STEPS + 1))
     resumed = row["facts"]["resumed_from"]
     assert resumed >= SAVE_EVERY
-    assert f"goes on from step {resumed}" in warnings.inner_text()
+    assert f"resumes from step {resumed}" in warnings.inner_text()

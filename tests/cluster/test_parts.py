@@ -18,12 +18,12 @@ from engine.cluster.api import ClusterAway, RayApi
 from engine.cluster.client import Client, Settings
 from engine.cluster.code import package
 from engine.cluster.driver import Failed, Lost, cause_of
-from engine.cluster.home import SharedFolder
+from engine.cluster.driver_log import log_entries, log_write
 from engine.cluster.lease import Lease, LeaseWatch, lease_read, lease_write
 from engine.cluster.order import Order
 from engine.cluster.report import RankFailed, Report, report_in
+from engine.cluster.run_files import SharedFolder
 from engine.cluster.state import Node, cluster_state, cpus_a_device, devices_of
-from engine.cluster.telling import tell, told
 from engine.cluster.versions import versions_check, versions_here
 from engine.cluster.worker import Overtaken, OwnEvents, report_of, resumed_spec
 from engine.contract.rundir import EventWriter, all_events, checkpoint_seal
@@ -149,14 +149,14 @@ def test_the_source_is_packed_alike_each_time():
 
 
 def test_the_client_hears_whole_lines(capsys):
-    tell(say="Waiting.", phase="waiting")
-    tell(ending={"code": "x"})
+    log_write(say="Waiting.", phase="waiting")
+    log_write(ending={"code": "x"})
     log = capsys.readouterr().out
-    assert [*told(f"noise\n{log}@train {{\n@train [")] == [
+    assert [*log_entries(f"noise\n{log}@train {{\n@train [")] == [
         {"say": "Waiting.", "phase": "waiting"},
         {"ending": {"code": "x"}},
     ]
-    assert [*told(log[:-3])] == [{"say": "Waiting.", "phase": "waiting"}]
+    assert [*log_entries(log[:-3])] == [{"say": "Waiting.", "phase": "waiting"}]
 
 
 def failed(rank: int, *, lost: bool = False) -> RankFailed:

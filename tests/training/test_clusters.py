@@ -316,7 +316,7 @@ def test_a_train_is_asked_to_run_on_the_cluster(house, choices):
 
 @pytest.mark.parametrize(
     ("launcher", "text"),
-    [("slurm", "is no place to run"), (RAY, "No Ray cluster is set up here")],
+    [("slurm", "is not a launcher"), (RAY, "No Ray cluster is set up here")],
 )
 def test_what_cannot_be_asked_for(choices, settings, launcher, text):
     settings.RAY_ADDRESS = ""
@@ -385,7 +385,7 @@ def test_the_form_says_what_a_train_would_wait_for(house, client, alice, choices
     assert not plan["worker"]["ready"]
     assert "launcher" not in plan["errors"]
     plan = client.post("/trains/new/lora/plan/", fields | {"launcher": "moon"}).json()
-    assert "is no place to run" in plan["errors"]["launcher"][0]
+    assert "is not a launcher" in plan["errors"]["launcher"][0]
     plan = client.post("/trains/new/lora/plan/", fields | {"launcher": LOCAL}).json()
     assert "launcher" not in plan["warnings"]
 

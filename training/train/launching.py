@@ -40,7 +40,7 @@ def launcher_check(launcher: str, method: TrainingMethod) -> None:
     """Whether a train of this method can be run there. Raises UserError."""
     text = ""
     if launcher not in (ANYWHERE, LOCAL, RAY):
-        text = f"{launcher[:40]!r} is no place to run: give local, ray, or nothing for anywhere."
+        text = f"{launcher[:40]!r} is not a launcher: use local or ray, or leave it blank for anywhere."
     elif launcher == RAY and not cluster_is_set():
         text = "No Ray cluster is set up here (DEEPEXTENSION_RAY_ADDRESS)."
     elif launcher == RAY and method.is_custom:

@@ -28,7 +28,7 @@ INCOMING = ".incoming"
 RANK_LOGS = "rank-*.log"
 
 
-class Bringer:
+class Downloader:
     """log: is given what the train's log grows by; None: it is the file train.log here too."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Bringer:
         # In memory: a model that was brought is not read again at each look.
         self.sums = Sums()
 
-    def bring(self, state: State, *, grown: bool = True) -> None:
+    def download(self, state: State, *, grown: bool = True) -> None:
         """Raises StorageError, and OSError where this machine's disk is full. grown: events and log
         too."""
         for name, tree in state.trees.items():

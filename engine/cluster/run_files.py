@@ -28,7 +28,7 @@ FAILED_PATIENCE_SECONDS = 30.0
 LEASE_PATIENCE_SECONDS = 5.0
 
 
-class Home(Protocol):
+class RunFiles(Protocol):
     """As one process of the cluster sees it."""
 
     @property
@@ -95,7 +95,7 @@ class SharedFolder:
         return
 
 
-class Stored:
+class StoredFiles:
     """Each node has a folder of its own, and the storage what they share."""
 
     inputs: Inputs
@@ -192,7 +192,7 @@ def node_folder() -> Path:
     return folder
 
 
-def home_of(order: Order) -> Home:
+def run_files_of(order: Order) -> RunFiles:
     """Raises StorageError."""
     if not order.session:
         return SharedFolder(order)
@@ -201,4 +201,4 @@ def home_of(order: Order) -> Home:
 
     store = Store.from_environment()
     assert store is not None, "a session is one of a storage"
-    return Stored(order, store)
+    return StoredFiles(order, store)

@@ -1,5 +1,5 @@
-"""What the driver tells the client: lines of the job's log, which Ray's HTTP interface gives out. It
-needs neither a folder nor a network that both share."""
+"""What the driver reports to the client, as lines of the job's log, which Ray's HTTP interface serves.
+That needs neither a common folder nor a connection between the two."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 MARK = "@train "
 
 
-def tell(**values: Any) -> None:
+def log_write(**values: Any) -> None:
     """say: a line for the train's log; phase: "waiting" for devices, or "running"; ending: a
     failure's code, message, advice and the end of its rank's log."""
     print(f"\n{MARK}{json.dumps(values)}", flush=True)
 
 
-def told(log: str) -> Iterator[dict[str, Any]]:
-    """What has been told, in order; a line that is not whole yet is left out."""
+def log_entries(log: str) -> Iterator[dict[str, Any]]:
+    """The reports in order; a line that is not complete yet is left out."""
     for line in log.splitlines():
         if line.startswith(MARK):
             with contextlib.suppress(ValueError):

@@ -12,7 +12,7 @@ from engine.storage.errors import Overtaken
 
 
 @dataclass
-class Rounds:
+class Repeating:
     """Calls `work` every `pause` seconds. `trouble`: why the last call failed, "" where it did not;
     the next one may succeed, so that a storage that is away for a while, or a full disk on which room
     is made, costs nothing. `is_over`: `work` is of no use any more."""
@@ -53,7 +53,7 @@ class Rounds:
             self._thread = None
 
 
-def insist(work: Callable[[], object], patience: float, pause: float = 1.0) -> None:
+def keep_trying(work: Callable[[], object], patience: float, pause: float = 1.0) -> None:
     """Call `work` until it succeeds. Raises what it raises when that has gone on for `patience`
     seconds, and Overtaken at once."""
     deadline = time.monotonic() + patience
