@@ -3,12 +3,15 @@ so and goes on."""
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
+from models_app.management.commands.smollm2_install import SLUG
 from tests.browser.conftest import axe_violations, browser, open_page  # noqa: F401 - fixtures
 from tests.cluster.clients import LONG
 from tests.cluster.test_platform import SECONDS, house, log_of  # noqa: F401 - a fixture
 from tests.e2e.test_main_job import toy_rows
+from tests.live import Platform
 
 STEPS = 14
 SAVE_EVERY = 4
@@ -24,6 +27,12 @@ VALUES = {
 }
 
 
+@pytest.fixture(scope="module")
+def platform(house) -> Platform:  # noqa: F811
+    """The pages are those of the one with the cluster."""
+    return house
+
+
 @LONG
 def test_a_killed_node_costs_at_most_one_checkpoint(house, cluster, open_page):  # noqa: F811
     house.manage("smollm2_install")
@@ -31,10 +40,11 @@ def test_a_killed_node_costs_at_most_one_checkpoint(house, cluster, open_page): 
 
     page = open_page()
     page.goto("/trains/new/lora/")
-    page.get_by_label("Base model").select_option(label="SmolLM2-135M-Instruct")
+    (model,) = (row for row in house.get("models/")["results"] if row["slug"] == SLUG)
+    page.get_by_label("Base model", exact=True).select_option(label=model["name"])
     page.get_by_label("Dataset", exact=True).select_option(label="toys-80.jsonl")
-    page.get_by_label("Save checkpoints").select_option("steps")
-    page.get_by_label("Run on").select_option("ray")
+    page.get_by_label("Save checkpoints", exact=True).select_option("steps")
+    page.get_by_label("Run on", exact=True).select_option("ray")
     page.locator("#more summary").click()
     for name, value in VALUES.items():
         page.locator(f"#id-{name}").fill(value)

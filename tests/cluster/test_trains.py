@@ -57,8 +57,9 @@ def events_are_in_order(done: Run) -> None:
 @LONG
 def test_a_killed_node_costs_at_most_one_checkpoint(cluster, tiny, warm, tmp_path):
     """The node that stays goes on alone, with as many rows a step, and learns the same."""
-    # Enough that it still trains when the node is gone.
-    steps = {"max_steps": 120, "save_strategy": "steps", "save_every": 5, "save_total_limit": 3}
+    steps = {"max_steps": 60, "save_strategy": "steps", "save_every": 5, "save_total_limit": 3}
+    # Slow enough that it still trains when the node is gone; and few steps, since each rounds.
+    steps |= {"gradient_accumulation_steps": 3}
     local = directory_of(tmp_path / "one", tiny, devices=1, batch_size=4, **steps)
     one = warm.run("engine.run.main", str(local), env=dict(os.environ) | ENVIRONMENT)
     assert one.returncode == 0, one.stdout
