@@ -34,6 +34,12 @@ def quick_passwords(settings):
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
+@pytest.fixture(autouse=True)
+def no_worker(monkeypatch):
+    """A test process is no worker of a device, whatever an earlier test had it remember."""
+    monkeypatch.setattr("jobs.devices.presence._own", {})
+
+
 @pytest.fixture
 def alice(db) -> User:
     """Somebody who trains models."""

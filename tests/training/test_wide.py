@@ -349,7 +349,6 @@ def test_a_worker_knows_its_own_device_while_the_queue_is_away(monkeypatch):
     def fail():
         raise RedisError
 
-    monkeypatch.setattr(presence, "_own", {})
     monkeypatch.setattr(presence, "workers_present", fail)
     presence_remember(own)
     seat = seat_of(own["name"])
