@@ -13,13 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 
 from core.processes import clean_environment, confined
+from engine.process.spare_time import use_spare_time
 from engine.process.waiting import ASLEEP
 
 TICK_SECONDS = 1.0
@@ -70,7 +70,7 @@ def program_run(
     memory_bytes: int | None,
     too_long: str = "This took too long and was ended.",
     work: str = READING,
-    nice: int = 0,
+    uses_spare_time: bool = False,
     environment: dict[str, str] | None = None,
     on_report: OnReport = lambda report: None,
     on_tick: OnTick = lambda: None,
@@ -82,8 +82,8 @@ def program_run(
     second; what they raise ends the program.
 
     seconds: None for no limit. memory_bytes: of data, without mapped files; None for no limit.
-    work: what the program does, as the beginning of a sentence about its failure. nice: by how much
-    its priority is lower, 19 at most.
+    work: what the program does, as the beginning of a sentence about its failure.
+    uses_spare_time: it computes only while nothing else wants the processor.
 
     Raises ProgramRefusal with the program's own "error", TimeLimitReached with `too_long` after
     `seconds`, ProgramKilled, and ProgramProblem for any other end.
@@ -95,7 +95,7 @@ def program_run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ASLEEP | clean_environment(**(environment or {})),
-        preexec_fn=confined(_limits(memory_bytes), *([partial(os.nice, nice)] if nice else [])),
+        preexec_fn=confined(_limits(memory_bytes), *([use_spare_time] if uses_spare_time else [])),
     )
 
     output = _Output(program, work, on_report)

@@ -12,15 +12,14 @@ import pkgutil
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TextIO
 
 from engine.loading.architecture import Refused, reason
 from engine.messages.failures import TrainError
 from engine.models.inspect import ModelProblem
 from engine.process.isolation import confine, die_with_parent
+from engine.process.spare_time import all_threads_use_spare_time
 from engine.process.waiting import threads_wait_asleep
 from engine.serving.order import LLAMA_CPP, TRANSFORMERS, VLLM, Ready, ServeOrder, order_read
 
@@ -49,9 +48,11 @@ def main() -> None:
     try:
         start: Callable[[ServeOrder], Ready] = pkgutil.resolve_name(STARTERS[order.backend])
         ready = start(order)
-        # Not before: loading takes a second of a processor, and at this priority twenty beside a
-        # train, for which somebody waits.
-        _yield_to_others(order.nice)
+        # Not before: loading takes a second of a processor, and would take many beside a train, for
+        # which somebody waits.
+        if order.uses_spare_time:
+            all_threads_use_spare_time()
+
         say(ready=asdict(ready))
     except (Refused, ModelProblem) as error:
         say(error=str(error))
@@ -73,17 +74,6 @@ def _standard_output_keep() -> TextIO:
     own = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return os.fdopen(own, "w", encoding="utf-8")
-
-
-def _yield_to_others(nice: int) -> None:
-    """nice: the priority that all threads are to have. One that is lower already stays."""
-    if nice <= os.nice(0):
-        return
-
-    for thread in Path("/proc/self/task").iterdir():
-        # It may have ended meanwhile.
-        with suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
 
 
 if __name__ == "__main__":

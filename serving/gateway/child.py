@@ -27,8 +27,10 @@ from serving.gateway.problems import ServeProblem
 # How long one may take to end by itself.
 END_SECONDS = 5
 HEALTH_EVERY = 5.0
-# A server that says nothing for so long while somebody waits for it hangs.
+# A server that says nothing for so long while somebody waits for it hangs. Beside a train it may wait
+# long for a processor.
 STUCK_SECONDS = 20.0
+STUCK_SECONDS_BESIDE_A_TRAIN = 120.0
 # From its start to its first answer; the largest model from a slow disk.
 LOAD_SECONDS = 1800
 # One that neither computes nor reads while it loads hangs.
@@ -52,13 +54,14 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True)
 class ChildOrder:
-    """What one is started with. adapters: {key: files}. threads: 0 for all. nice: its priority.
-    visible_devices: CUDA_VISIBLE_DEVICES, "" for all."""
+    """What one is started with. adapters: {key: files}. threads: 0 for all.
+    is_beside_a_train: it computes only while that wants no processor. visible_devices:
+    CUDA_VISIBLE_DEVICES, "" for all."""
 
     files: Files
     adapters: dict[str, Files] = field(default_factory=dict)
     threads: int = 0
-    nice: int = 0
+    is_beside_a_train: bool = False
     parallel: int = 4
     visible_devices: str = ""
 
@@ -82,7 +85,7 @@ class ChildOrder:
             ],
             "parallel": self.parallel,
             "threads": self.threads,
-            "nice": self.nice,
+            "uses_spare_time": self.is_beside_a_train,
         }
 
 
@@ -237,7 +240,9 @@ class Child:
 
     async def _watch_health(self) -> None:
         """End it when it says nothing while somebody waits for it."""
-        timeout = aiohttp.ClientTimeout(total=STUCK_SECONDS)
+        is_beside = self.order.is_beside_a_train
+        seconds = STUCK_SECONDS_BESIDE_A_TRAIN if is_beside else STUCK_SECONDS
+        timeout = aiohttp.ClientTimeout(total=seconds)
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
             while not self.is_ending:
                 await asyncio.sleep(HEALTH_EVERY)

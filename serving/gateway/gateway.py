@@ -33,9 +33,6 @@ CLEAN_SECONDS = 3600.0
 FRESH_SECONDS = 1.5
 # What an answer gets to come to its end when a train takes the device.
 GRACE_SECONDS = 20.0
-# About a seventh of a processor that a train computes on at 0, so that a playground that writes all
-# the time slows the train by as much. At 19 it is a hundredth, and an answer takes minutes.
-NICE_BESIDE_A_TRAIN = 8
 
 ENDS = ServeProblem("The platform is restarting. Ask again in a minute.", code="server_lost")
 MOVED = "A train has taken the device of this model, which is loaded on another one. Ask again."
@@ -233,14 +230,10 @@ class Gateway:
     def threads(self) -> int:
         """1 beside a train on the same processors: with two, both would wait for each other all
         the time."""
-        return 1 if self._is_beside_a_train else 0
+        return 1 if self.is_beside_a_train else 0
 
     @property
-    def nice(self) -> int:
-        return NICE_BESIDE_A_TRAIN if self._is_beside_a_train else 0
-
-    @property
-    def _is_beside_a_train(self) -> bool:
+    def is_beside_a_train(self) -> bool:
         return bool(self.facts.train)
 
     @property
@@ -338,7 +331,7 @@ class Gateway:
             logger.warning("the database is not available, models answer as before: %s", error)
 
         self.facts_at = time.monotonic()
-        self.preparations.is_beside_a_train = self._is_beside_a_train
+        self.preparations.is_beside_a_train = self.is_beside_a_train
 
     async def _obey_rule(self) -> None:
         """Leave the device to trains where the rule says so."""

@@ -56,7 +56,7 @@ class Host(Protocol):
     def threads(self) -> int: ...
 
     @property
-    def nice(self) -> int: ...
+    def is_beside_a_train(self) -> bool: ...
 
     @property
     def visible_devices(self) -> str: ...
@@ -240,8 +240,9 @@ class ModelServer:
         if order.files.base_mark != self.base_mark:
             return False
 
-        wanted = (self.host.threads, self.host.nice, self.host.visible_devices)
-        return (order.threads, order.nice, order.visible_devices) == wanted
+        host = self.host
+        wanted = (host.threads, host.is_beside_a_train, host.visible_devices)
+        return (order.threads, order.is_beside_a_train, order.visible_devices) == wanted
 
     @property
     def is_elsewhere(self) -> bool:
@@ -317,7 +318,7 @@ class ModelServer:
             files=wanted,
             adapters=self.adapters.beside(wanted, [lease.files for lease in self.line]),
             threads=self.host.threads,
-            nice=self.host.nice,
+            is_beside_a_train=self.host.is_beside_a_train,
             visible_devices=self.host.visible_devices,
         )
         if not self._shares_weights:

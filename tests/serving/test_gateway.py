@@ -24,7 +24,6 @@ from serving.answering import (
 )
 from serving.gateway import child, gateway, model_server
 from serving.gateway.child import Child
-from serving.gateway.gateway import NICE_BESIDE_A_TRAIN
 from serving.gateway.prepared import NOT_COMPARED
 from serving.leases import lease
 from tests.serving.conftest import closing
@@ -350,13 +349,16 @@ def test_nobody_asks_and_it_is_unloaded(house, base):
 
 def test_beside_a_train_one_thread_computes(house, base):
     house.run(asked(base))
-    assert (child_of(house).order.threads, child_of(house).order.nice) == (0, 0)
+    order = child_of(house).order
+    assert (order.threads, order.is_beside_a_train) == (0, False)
 
     house.set(train="A train")
     asyncio.run(until(lambda: house.gateway.facts.train))
     states, _ = house.run(asked(base))
     assert "loading" in phases(states)
-    assert (child_of(house).order.threads, child_of(house).order.nice) == (1, NICE_BESIDE_A_TRAIN)
+    order = child_of(house).order
+    assert (order.threads, order.is_beside_a_train) == (1, True)
+    assert os.sched_getscheduler(child_of(house).pid) == os.SCHED_IDLE
 
 
 @pytest.mark.parametrize(

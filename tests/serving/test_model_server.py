@@ -43,7 +43,8 @@ class Quick(Child):
 class Alone:
     """A gateway with room for everything."""
 
-    threads = nice = 0
+    threads = 0
+    is_beside_a_train = False
     visible_devices = ""
     refusal: ServeProblem | None = None
 

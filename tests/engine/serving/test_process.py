@@ -36,7 +36,8 @@ FACTS = {
 
 
 def test_it_says_what_it_does_and_ends_with_its_input(served):
-    process = ServerProcess(replace(order_of(LLAMA_CPP, served.file, served.adapter_file), nice=5))
+    order = order_of(LLAMA_CPP, served.file, served.adapter_file)
+    process = ServerProcess(replace(order, uses_spare_time=True))
     assert [*process.said[0]] == ["phase"]
     ready = process.ready
     assert sorted(ready.extras) == ["", "train-1"]
@@ -44,9 +45,8 @@ def test_it_says_what_it_does_and_ends_with_its_input(served):
 
     # Of all threads: those that compute are others than the first.
     threads = [int(path.name) for path in Path(f"/proc/{process.process.pid}/task").iterdir()]
-    own = os.getpriority(os.PRIO_PROCESS, 0)
     assert len(threads) > 1
-    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {max(5, own)}
+    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}
     assert process.end() == 0
 
 
