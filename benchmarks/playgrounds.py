@@ -42,9 +42,11 @@ SETTLE_SECONDS = 8
 
 @dataclass
 class Seen:
-    """pages: seconds of each page. first: seconds to the first word of each answer."""
+    """pages: seconds of each page. counts: of each count of what somebody types. first: seconds to
+    the first word of each answer."""
 
     pages: list[float] = field(default_factory=list)
+    counts: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     tokens: int = 0
     errors: list[str] = field(default_factory=list)
@@ -81,7 +83,7 @@ class Playground:
         }
         began = time.monotonic()
         await self._post("tokens/", body)
-        self.seen.pages.append(time.monotonic() - began)
+        self.seen.counts.append(time.monotonic() - began)
 
     async def ask(self) -> None:
         """A new conversation, and one answer in it."""
@@ -257,6 +259,15 @@ async def many(
     return seen
 
 
+def spread(seconds: list[float]) -> dict[str, float]:
+    return {
+        "number": len(seconds),
+        "median_seconds": round(statistics.median(seconds), 3),
+        "p95_seconds": round(statistics.quantiles(seconds, n=20)[18], 3),
+        "most_seconds": round(max(seconds), 3),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=4)
@@ -292,11 +303,9 @@ def main() -> int:
             "open": options.open,
             "writing": options.writing,
             "people": options.people,
-            "requests": len(seen.pages),
             "errors": seen.errors,
-            "page_median_seconds": round(statistics.median(seen.pages), 3),
-            "page_p95_seconds": round(statistics.quantiles(seen.pages, n=20)[18], 3),
-            "page_most_seconds": round(max(seen.pages), 3),
+            "pages": spread(seen.pages),
+            "counts": spread(seen.counts),
             "first_word_median_seconds": round(statistics.median(seen.first), 2),
             "tokens_a_second": round(seen.tokens / 60, 1),
         }

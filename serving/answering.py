@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -47,6 +48,8 @@ _WORDS = """
 LONG_BYTES = 1 << 18
 FIELDS = frozenset(_WORDS.split())
 LOST = "The model server ended in the middle of the answer. Ask again."
+
+logger = logging.getLogger("deepextension.web")
 
 
 @dataclass(frozen=True)
@@ -296,7 +299,7 @@ class Server:
             known = {name: value for name, value in body.items() if name in FIELDS}
             response = await self._send(path, known | self.ready["extras"])
         except (aiohttp.ClientError, OSError) as error:
-            raise await self._lost() from error
+            raise await self._lost(error) from error
 
         try:
             if response.status != 200:
@@ -328,7 +331,7 @@ class Server:
                     else await asyncio.to_thread(json.loads, content)
                 )
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise await self._lost() from error
+                raise await self._lost(error) from error
 
             return reply
 
@@ -345,13 +348,15 @@ class Server:
 
                     yield payload
         except (aiohttp.ClientError, OSError) as error:
-            raise await self._lost() from error
+            raise await self._lost(error) from error
 
         raise await self._lost()
 
-    async def _lost(self) -> AnswerProblem:
+    async def _lost(self, error: Exception | None = None) -> AnswerProblem:
         why = await self.leased.why_lost()
         if why is None:
+            # It lives as far as the gateway knows.
+            logger.warning("an answer of a model server broke off: %r", error)
             return AnswerProblem(LOST, code="server_lost")
 
         return AnswerProblem(why["message"], code=why["code"], status=why["status"])

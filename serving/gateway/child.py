@@ -90,8 +90,8 @@ class ChildOrder:
 
 
 class Child:
-    """One model server. `ready`: an engine.serving.order.Ready once it answers. leases: who is
-    being answered."""
+    """One model server. `ready`: an engine.serving.order.Ready once it answers. leases: who has
+    it now."""
 
     def __init__(self, name: str, order: ChildOrder, on_death: Callable[[Child], None]) -> None:
         self.name = name
@@ -114,6 +114,11 @@ class Child:
     @property
     def pid(self) -> int:
         return self.process.pid if self.process is not None else 0
+
+    @property
+    def answering(self) -> list[Any]:
+        """The leases of those who are being answered; others only count tokens."""
+        return [lease for lease in self.leases if lease.answers]
 
     @property
     def parallel(self) -> int:

@@ -192,7 +192,7 @@ class ModelServer:
                 lease.tell(phase="loading", words=self._loading_words(), position=position)
                 continue
 
-            reserved.setdefault(min(fitting, key=lambda child: len(child.leases)), lease.key)
+            reserved.setdefault(min(fitting, key=lambda child: len(child.answering)), lease.key)
             place = f", place {position}" if position > 1 else ""
             words = OTHERS if time.monotonic() > self.no_spare_until else NO_ROOM
             lease.tell(phase="waiting", words=words + place, position=position)
@@ -210,17 +210,21 @@ class ModelServer:
         if self.line.holds(lease):
             return None
 
+        fitting = [child for child in self.current if self._fits(child, lease.files)]
+        if not lease.answers and fitting:
+            # Counting needs no part of the KV cache, so nobody waits for an end with it.
+            return fitting[-1]
+
         key = lease.key
         free = [
             child
-            for child in self.current
-            if self._fits(child, lease.files)
-            and len(child.leases) < child.parallel
+            for child in fitting
+            if len(child.answering) < child.parallel
             and reserved.get(child, key) == key
             and (_answers_only(child, key) or not self._shares_weights)
         ]
         # One that is busy with that adapter leaves idle ones to others.
-        return max(free, key=lambda child: len(child.leases), default=None)
+        return max(free, key=lambda child: len(child.answering), default=None)
 
     def _may_add(self, lease: Lease, fitting: list[Child]) -> bool:
         """Whether another child is worth it: all are busy with other adapters."""
@@ -609,7 +613,7 @@ class ModelServer:
 
 def _answers_only(child: Child, key: str) -> bool:
     """Whether all that it answers now is that adapter's."""
-    return all(lease.key == key for lease in child.leases)
+    return all(lease.key == key for lease in child.answering)
 
 
 def _lose(child: Child, problem: ServeProblem) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -271,6 +272,30 @@ def test_more_leases_than_places_are_served_in_order(house, base):
     ]
     assert all(events[-1][0] == "ready" for events in events_of_each)
     asyncio.run(until(lambda: not child_of(house).leases))
+
+
+def test_tokens_are_counted_while_all_places_are_taken(house, base, tuned):
+    """With that adapter and with another."""
+
+    async def ready(held):
+        async for event in held.events():
+            if event["phase"] == "ready":
+                return
+
+    async def count():
+        # So that one child has both.
+        await asked(tuned)
+        async with AsyncExitStack() as stack:
+            for _ in range(4):
+                await ready(await stack.enter_async_context(lease(base)))
+
+            async with asyncio.timeout(30):
+                return [
+                    (await prompt_read(model, QUESTION["messages"])).count
+                    for model in (base, tuned)
+                ]
+
+    assert all(house.run(count()))
 
 
 def test_whoever_leaves_gives_the_place_up(house, base):
