@@ -15,6 +15,7 @@
   // What a stop saves, and what the page says of it, is another matter once there is a step.
   let hasSteps = Number(head.dataset.step) > 0;
   let bestStep = null;
+  let warnings = null;
   const at = (name) => document.querySelector(`[data-live="${name}"]`);
 
   function show(train) {
@@ -111,12 +112,14 @@
     const moved = phase !== null && train.phase !== phase;
     const saved = bestStep !== null && train.best_step !== bestStep;
     const began = train.step > 0 && !hasSteps;
-    if (changed || moved || saved || began) await refresh();
+    const warned = warnings !== null && train.warnings.length !== warnings;
+    if (changed || moved || saved || began || warned) await refresh();
     // Only now: where the page could not be fetched anew, the next answer has it fetched again.
     status = train.status;
     phase = train.phase;
     hasSteps = train.step > 0;
     bestStep = train.best_step;
+    warnings = train.warnings.length;
     if (!ENDED.includes(status)) show(train);
     if (changed && WORDS[status]) DX.toast(`${train.name} ${WORDS[status][0]}`, WORDS[status][1]);
     if (changed) document.dispatchEvent(new CustomEvent("train:status", { detail: train }));

@@ -99,7 +99,7 @@ class Driver:
         """Wait for devices; the number to train on. Raises TrainError where they do not come."""
         order = self.order
         began = time.monotonic()
-        told = 0.0
+        said_at = 0.0
 
         while True:
             available = devices_available(order)
@@ -119,13 +119,13 @@ class Driver:
                     f"for {order.devices:,}.",
                     "Start nodes and resume the train, or copy it with fewer devices.",
                 )
-            if waited >= told:
+            if waited >= said_at:
                 log_write(
                     phase="waiting",
                     say=f"Waiting for devices of the Ray cluster: {available:,} of "
                     f"{order.devices:,} are free.",
                 )
-                told = waited + 60
+                said_at = waited + 60
 
             time.sleep(TICK_SECONDS)
 

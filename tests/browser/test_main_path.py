@@ -9,6 +9,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from engine.contract.rundir import EventWriter
 from tests.browser.conftest import DESKTOP, PHONE, until
 from tests.e2e.test_main_job import toy_rows
 
@@ -206,6 +207,26 @@ def test_header_and_charts_follow_the_train_by_one_connection(open_page, platfor
     until(page, f"() => ({STEP})() > {first} + 20")
     assert sum("/events/" in url for url in asked) == 1
     assert not [url for url in asked if url.endswith("/live/") or "/metrics/" in url]
+    platform.api("POST", f"trains/{run['id']}/stop/", json={"discard": True})
+    page.locator("#train-head[data-state=stopped]").wait_for()
+
+
+def test_a_warning_that_comes_while_the_page_is_open_is_shown(open_page, platform):
+    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
+    run = platform.start(dataset, max_steps=4000, sample_prompts=0)
+    platform.training(run, step=2)
+    page = open_page()
+    page.goto(f"/trains/{run['id']}/")
+    first = page.evaluate(STEP)
+    until(page, f"() => ({STEP})() > {first}")
+    warnings = page.locator("#train-warnings")
+    expect(warnings).to_be_hidden()
+
+    words = "The disk is nearly full."
+    directory = platform.home / "runs" / str(run["id"])
+    EventWriter(directory).write("warning", code="test", message=words)
+    expect(warnings).to_contain_text(words)
+    expect(warnings).to_be_visible()
     platform.api("POST", f"trains/{run['id']}/stop/", json={"discard": True})
     page.locator("#train-head[data-state=stopped]").wait_for()
 

@@ -274,6 +274,7 @@ class TrainLiveSerializer(TrainSerializer):
             "last_metrics",
             "best_value",
             "best_step",
+            "warnings",
         )
         read_only_fields = fields  # type: ignore[assignment]
 
