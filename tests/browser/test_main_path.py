@@ -4,12 +4,12 @@ copy, compare."""
 from __future__ import annotations
 
 import json
+import random
 import re
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from engine.contract.rundir import EventWriter
 from tests.browser.conftest import DESKTOP, PHONE, until
 from tests.e2e.test_main_job import toy_rows
 
@@ -212,21 +212,32 @@ def test_header_and_charts_follow_the_train_by_one_connection(open_page, platfor
 
 
 def test_a_warning_that_comes_while_the_page_is_open_is_shown(open_page, platform):
-    dataset = platform.kept("toys-20.jsonl", toy_rows(20))
-    run = platform.start(dataset, max_steps=4000, sample_prompts=0)
-    platform.training(run, step=2)
-    page = open_page()
-    page.goto(f"/trains/{run['id']}/")
-    first = page.evaluate(STEP)
-    until(page, f"() => ({STEP})() > {first}")
+    """Answers without a rule can only be learned by heart, which the train warns of in its midst."""
+    draw = random.Random(0)
+    answers = ("".join(draw.choices("abcdefghijklmnop", k=12)) for _ in range(16))
+    rows = [{"prompt": f"Ball {ball}?", "completion": text} for ball, text in enumerate(answers)]
+    dataset = platform.kept("noise.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    platform.api("POST", "queue/pause/", by="olga")
+    try:
+        often = {
+            "evaluation_split": 0.25,
+            "evaluation_every": 0.005,
+            "sample_prompts": 0,
+            "learning_rate": 2e-3,
+        }
+        run = platform.start(dataset, method="sft", max_steps=4000, **often)
+        page = open_page()
+        page.goto(f"/trains/{run['id']}/")
+        page.get_by_text("1st in line").wait_for()
+    finally:
+        platform.api("POST", "queue/resume/", by="olga")
+
+    until(page, f"() => ({STEP})() > 2")
     warnings = page.locator("#train-warnings")
     expect(warnings).to_be_hidden()
-
-    words = "The disk is nearly full."
-    directory = platform.home / "runs" / str(run["id"])
-    EventWriter(directory).write("warning", code="test", message=words)
-    expect(warnings).to_contain_text(words)
+    expect(warnings).to_contain_text("by heart", timeout=60_000)
     expect(warnings).to_be_visible()
+    expect(page.locator("#train-head")).to_have_attribute("data-state", "running")
     platform.api("POST", f"trains/{run['id']}/stop/", json={"discard": True})
     page.locator("#train-head[data-state=stopped]").wait_for()
 
