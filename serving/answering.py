@@ -47,6 +47,8 @@ _WORDS = """
 # Others would wait while more than this is read as JSON.
 LONG_BYTES = 1 << 18
 FIELDS = frozenset(_WORDS.split())
+# How many connections in a row may turn out to be closed.
+STALE_CONNECTIONS = 3
 LOST = "The model server ended in the middle of the answer. Ask again."
 
 logger = logging.getLogger("deepextension.web")
@@ -315,11 +317,16 @@ class Server:
 
     async def _send(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
         url = f"{self.ready['url']}{path}"
-        try:
-            return await server_session().post(url, json=body, headers=self.headers)
-        except aiohttp.ServerDisconnectedError:
-            # A connection that rested, closed at that very moment: nothing was answered.
-            return await server_session().post(url, json=body, headers=self.headers)
+        for _ in range(STALE_CONNECTIONS):
+            try:
+                return await server_session().post(url, json=body, headers=self.headers)
+            except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+                raise
+            except aiohttp.ClientConnectionError as error:
+                # A connection that rested, closed at that very moment: nothing was answered.
+                logger.info("a connection of a model server was closed: %r", error)
+
+        return await server_session().post(url, json=body, headers=self.headers)
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         async with self.asked(path, body) as response:
