@@ -21,7 +21,7 @@ from training.work.queue import workers_notify
 
 VIEW, CHANGE = "jobs.view_devicepolicy", "jobs.change_devicepolicy"
 IN_WORDS = {
-    Rule.SHARE: "Trains and models share the device; beside a train a model has one thread.",
+    Rule.SHARE: "Trains and models share the device; models write in the time that trains leave.",
     Rule.TRAINS: "Trains go first: models are unloaded when a train starts.",
     Rule.CHAT: "Answers go first: a train waits until the models are idle.",
 }

@@ -39,6 +39,8 @@
     }
     live(at("left"), leftText(train));
     if (at("left")) at("left").title = train.eta_basis;
+    live(at("beside"), train.beside);
+    if (at("beside")) at("beside").hidden = !train.beside;
     live(at("loss"), format.loss(metrics[at("loss").dataset.metric]));
     figure(
       "best",

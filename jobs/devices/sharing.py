@@ -6,7 +6,8 @@ ends, so that nothing stays locked by what was killed.
 
 Model servers are never on a cluster's devices, which trains need not ask for.
 
-Whether somebody was answered lately is a key in Redis that expires by itself."""
+Whether somebody was answered lately, and where models are loaded, are keys in Redis that expire by
+themselves."""
 
 from __future__ import annotations
 
@@ -31,6 +32,8 @@ from jobs.models import DevicePolicy
 Rule = DevicePolicy.Rule
 
 ANSWERED = "deepextension:answered:"
+LOADED = "deepextension:loaded:"
+LOADED_SECONDS = 15
 SHARING = ".sharing"
 # How long a train waits for model servers to leave. They are told at once, and a few seconds are
 # enough; one that hangs must not hold up trains for ever.
@@ -113,6 +116,25 @@ def minutes_held(host: str = "") -> int:
 
     is_held = all(devices_held(name, found) == found for name, found in devices.items())
     return policy.idle_minutes if is_held else 0
+
+
+# For whoever watches a train
+
+
+def loaded_announce(identities: Collection[str]) -> None:
+    """Models are loaded on these devices of this host, for the next seconds. Raises RedisError."""
+    key = f"{LOADED}{socket.gethostname()}"
+    connection().set(key, json.dumps(sorted(identities)), ex=LOADED_SECONDS)
+
+
+def loaded_on(host: str) -> set[str]:
+    """The devices of that host on which models are loaded; none where that is not known."""
+    try:
+        found = connection().get(f"{LOADED}{host}")
+    except RedisError:
+        return set()
+
+    return set(json.loads(found)) if isinstance(found, str | bytes) else set()
 
 
 # The lock

@@ -18,7 +18,14 @@ from core.errors import UserError
 from exports.models import Export
 from jobs.devices.machines import machines_present
 from jobs.devices.presence import workers_present
-from jobs.devices.sharing import Rule, answered_announce, answers_forget, device_policy, rule_on
+from jobs.devices.sharing import (
+    Rule,
+    answered_announce,
+    answers_forget,
+    device_policy,
+    loaded_announce,
+    rule_on,
+)
 from models_app.models import BaseModel
 from serving.targets import Target
 from training.models import TrainRun
@@ -196,13 +203,17 @@ def _train_waits(everywhere: list[dict[str, Any]], spots: tuple[Spot, ...]) -> b
     return sum(run.width for run, key in placement.starts if key in here) >= free
 
 
-def answers_tell(facts: Facts, is_loaded: bool) -> None:
-    """Have trains wait while a model is loaded that was asked lately, where answers go first."""
+def answers_tell(facts: Facts, is_asked: bool, is_loaded: bool) -> None:
+    """Have trains wait while a model is loaded that was asked lately, where answers go first; and say
+    on which devices models are loaded."""
     with suppress(RedisError):
-        if is_loaded and facts.rule == Rule.CHAT:
+        if is_asked and facts.rule == Rule.CHAT:
             answered_announce(facts.idle_seconds / 60, facts.spot.identities)
-        elif not is_loaded:
+        elif not is_asked:
             answers_forget()
+
+        if is_loaded:
+            loaded_announce(facts.spot.identities)
 
 
 def keys_gone(keys: Iterable[str]) -> dict[str, str]:

@@ -50,7 +50,7 @@ class Gateway:
         *,
         read_facts: Callable[[], Facts] | None = None,
         find_gone: Callable[[Iterable[str]], dict[str, str]] = keys_gone,
-        tell_answers: Callable[[Facts, bool], None] = answers_tell,
+        tell_answers: Callable[[Facts, bool, bool], None] = answers_tell,
         clean: Callable[[set[str]], None] = leftovers_remove,
     ) -> None:
         self.read_facts = read_facts or FactsReader()
@@ -78,7 +78,7 @@ class Gateway:
         self.preparations.close()
         await asyncio.gather(*(server.end(ENDS) for server in self.servers.values()))
         await background_end()
-        await self._in_thread(self.tell_answers, self.facts, False)
+        await self._in_thread(self.tell_answers, self.facts, False, False)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()
@@ -339,7 +339,7 @@ class Gateway:
         now = time.monotonic()
         since = now - self.facts.idle_seconds
         is_asked = any(server.is_answering or server.answered_at > since for server in loaded)
-        await self._in_thread(self.tell_answers, self.facts, is_asked)
+        await self._in_thread(self.tell_answers, self.facts, is_asked, bool(loaded))
 
         refusal = self.facts.refusal
         leaving = [server for server in loaded if refusal or server.is_elsewhere]

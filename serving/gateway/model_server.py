@@ -44,6 +44,7 @@ SPARE_AGAIN_SECONDS = 5.0
 OTHERS = "Waiting for the end of other answers"
 NO_ROOM = "Waiting for the end of another adapter's answer: there is no memory for both at once"
 PEOPLE_FIRST = "Waiting until people who ask another model are answered"
+BESIDE_A_TRAIN = "A train runs on the same device, so answers take longer."
 CHANGED = ServeProblem("The files of this model have changed. Ask again.", code="server_lost")
 
 logger = logging.getLogger("deepextension.gateway")
@@ -283,7 +284,7 @@ class ModelServer:
             most_choices=ready.get("most_choices", 1),
             marks=ready.get("marks", []),
             backend=self.backend,
-            note=lease.files.note,
+            note=_note(lease.files, child),
         )
 
     def _end_left(self) -> None:
@@ -609,6 +610,11 @@ class ModelServer:
             self.loading = None
 
         await asyncio.gather(*endings)
+
+
+def _note(files: Files, child: Child) -> str:
+    notes = (files.note, BESIDE_A_TRAIN if child.order.is_beside_a_train else "")
+    return " ".join(filter(None, notes))
 
 
 def _answers_only(child: Child, key: str) -> bool:

@@ -44,7 +44,7 @@ class House:
         gateway = Gateway(
             read_facts=lambda: self.facts,
             find_gone=lambda keys: {key: self.gone[key] for key in {*keys} & self.gone.keys()},
-            tell_answers=lambda facts, is_loaded: None,
+            tell_answers=lambda facts, is_asked, is_loaded: None,
             clean=lambda loaded: None,
         )
         self.ready.set_result(gateway)

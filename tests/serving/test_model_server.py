@@ -183,7 +183,7 @@ def gateway(settings, tmp_path, monkeypatch):
     return Gateway(
         read_facts=Facts,
         find_gone=lambda keys: {},
-        tell_answers=lambda facts, is_loaded: None,
+        tell_answers=lambda facts, is_asked, is_loaded: None,
         clean=lambda loaded: None,
     )
 
@@ -271,7 +271,7 @@ async def step_often(server):
 )
 def test_trains_wait_for_answers_to_people_alone(quick, gateway, more, is_told):
     reports = []
-    gateway.tell_answers = lambda facts, is_asked: reports.append(is_asked)
+    gateway.tell_answers = lambda facts, is_asked, is_loaded: reports.append(is_asked)
 
     async def ask():
         (server,) = servers_of(gateway, "one")

@@ -178,7 +178,7 @@ def test_trains_wait_while_answers_go_first(client, alice, monkeypatch):
     facts = Facts(rule=Rule.CHAT)
     assert not queue_state().holds
 
-    answers_tell(facts, True)
+    answers_tell(facts, True, True)
     assert minutes_held() == 5
     # Answers of one machine do not hold the trains of another.
     assert minutes_held("elsewhere") == 0
@@ -190,7 +190,7 @@ def test_trains_wait_while_answers_go_first(client, alice, monkeypatch):
     DevicePolicy(rule=Rule.SHARE).save()
     assert not queue_state().holds
     DevicePolicy(rule=Rule.CHAT).save()
-    answers_tell(facts, False)
+    answers_tell(facts, False, False)
     assert claim("cpu") == run
 
 
@@ -326,7 +326,7 @@ def test_answers_hold_the_devices_on_which_they_are_written(alice, monkeypatch):
     monkeypatch.setattr("jobs.devices.sharing.connection", lambda: redis)
     monkeypatch.setattr("jobs.devices.sharing.workers_present", lambda: presences_of(machine))
     DevicePolicy(rule=Rule.CHAT).save()
-    answers_tell(Facts(rule=Rule.CHAT, spot=Spot(("cuda:1",))), True)
+    answers_tell(Facts(rule=Rule.CHAT, spot=Spot(("cuda:1",))), True, True)
     assert devices_held(socket.gethostname(), machine.devices) == {"cuda:1"}
     assert not queue_state().holds
     world_make(alice)
@@ -345,6 +345,31 @@ def test_answers_hold_the_devices_on_which_they_are_written(alice, monkeypatch):
     run = claimed("cuda:1")
     assert run is not None
     assert [device["identity"] for device in run.devices] == ["cuda:0"]
+
+
+def test_a_train_says_that_a_model_is_loaded_on_its_device(client, alice, monkeypatch):
+    from serving.gateway.facts import answers_tell
+
+    redis = Redis()
+    monkeypatch.setattr("jobs.devices.sharing.connection", lambda: redis)
+    world_make(alice)
+    client.force_login(alice)
+    words = "A model is loaded beside it"
+    page, live = f"/trains/{NUMBER}/", f"/api/v1/trains/{NUMBER}/live/"
+
+    def seen(**fields) -> list[bool]:
+        TrainRun.objects.update(host=socket.gethostname(), **fields)
+        told = client.get(live).json()["beside"]
+        return [words in client.get(page).content.decode(), told.startswith(words)]
+
+    here, other = ([{"identity": name}] for name in ("cuda:1", "cuda:0"))
+    assert seen(status="running", devices=here) == [False, False]
+    answers_tell(Facts(spot=Spot(("cuda:1",))), False, True)
+    assert seen(devices=here) == [True, True]
+    assert seen(devices=other) == [False, False]
+    assert seen(devices=here, status="finished") == [False, False]
+    assert seen(status="running", facts={"device": {"kind": "cuda"}}) == [False, False]
+    assert "on the same GPU" in client.get(live).json()["beside"]
 
 
 def test_what_is_archived_or_deleted_is_gone(alice):

@@ -20,7 +20,7 @@ from training.train.durations import run_progress
 from training.train.estimate import Estimate, starts_now
 from training.train.merging import PRECISIONS
 from training.train.record import record_notes, steps_missing
-from training.train.standing import activity_of
+from training.train.standing import activity_of, beside_of
 from training.work.reasons import waiting_reason
 
 
@@ -107,6 +107,9 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         read_only=True,
         help_text='The Ray cluster that it runs on, or ran on last; "" for a machine of this platform.',
     )
+    beside = serializers.SerializerMethodField(
+        help_text="What else uses its devices now, as one sentence; blank for nothing that is known."
+    )
     objective = serializers.SerializerMethodField(
         help_text="The metric by which best_value is chosen."
     )
@@ -158,6 +161,7 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
             "eta_seconds",
             "eta_basis",
             "activity",
+            "beside",
             "last_step_at",
             "queue_position",
             "priority",
@@ -217,6 +221,9 @@ class TrainSerializer(serializers.ModelSerializer[TrainRun]):
         is_alone = self.context.get("queue_positions") is None
         return activity_of(run, waiting_reason(run) if is_alone else "")
 
+    def get_beside(self, run: TrainRun) -> str:
+        return beside_of(run)
+
     def get_duration_seconds(self, run: TrainRun) -> float | None:
         return run_seconds(run)
 
@@ -275,14 +282,26 @@ class TrainLiveSerializer(TrainSerializer):
             "best_value",
             "best_step",
             "warnings",
+            "beside",
         )
         read_only_fields = fields  # type: ignore[assignment]
 
 
-COMPUTED = ("progress", "eta_seconds", "activity", "queue_position", "starts_in")
+COMPUTED = ("progress", "eta_seconds", "activity", "beside", "queue_position", "starts_in")
 LIVE_COLUMNS = tuple(name for name in TrainLiveSerializer.Meta.fields if name not in COMPUTED)
 # What live_state reads of a train.
-LIVE_NEEDS = (*LIVE_COLUMNS, "eta_seconds", "eta_at", "discards", "method", "priority", "place")
+LIVE_NEEDS = (
+    *LIVE_COLUMNS,
+    "eta_seconds",
+    "eta_at",
+    "discards",
+    "method",
+    "priority",
+    "place",
+    "host",
+    "devices",
+    "facts",
+)
 
 
 def live_state(run: TrainRun) -> dict[str, Any]:
@@ -291,6 +310,7 @@ def live_state(run: TrainRun) -> dict[str, Any]:
     state["progress"] = _progress(run)
     state["eta_seconds"] = run.seconds_left
     state["activity"] = activity_of(run, waiting_reason(run))
+    state["beside"] = beside_of(run)
     state["queue_position"] = job_position(run)
     state["starts_in"] = _starts_in(run)
 

@@ -52,7 +52,7 @@ from training.train.record import record_notes
 from training.train.remedies import UNKNOWN, evidence, remedies
 from training.train.resuming import resumable_steps, resume_obstacle, train_resume
 from training.train.services import train_delete, train_save, train_stop, train_update
-from training.train.standing import activity_of, place_of_end, stop_effect
+from training.train.standing import activity_of, beside_of, place_of_end, stop_effect
 from training.work.queue import may_manage_queue, queue_positions, queue_state
 from training.work.reasons import waiting_reason
 
@@ -170,6 +170,7 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "moves": MOVES,
         "progress": run_progress(run),
         "activity": activity_of(run),
+        "beside": beside_of(run),
         "stop_effect": stop_effect(run),
         "place_of_end": place_of_end(run),
         "seconds": run_seconds(run),

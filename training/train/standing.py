@@ -4,6 +4,7 @@ them here."""
 from __future__ import annotations
 
 from core.text import counted
+from jobs.devices.sharing import loaded_on
 from training.models import TrainRun
 
 Status = TrainRun.Status
@@ -46,6 +47,20 @@ def activity_of(run: TrainRun, reason: str = "") -> str:
 
     first, later = PHASES.get(run.phase, (f"{run.phase.capitalize()}.",) * 2)
     return later if run.step else first
+
+
+def beside_of(run: TrainRun) -> str:
+    """What else uses the train's devices now, as one sentence; "" for nothing that is known."""
+    if run.status not in TrainRun.ACTIVE or run.cluster:
+        return ""
+
+    loaded = loaded_on(run.host) & {str(device.get("identity", "")) for device in run.devices}
+    if not loaded:
+        return ""
+    if (run.facts.get("device") or {}).get("kind") == "cuda":
+        return "A model is loaded on the same GPU for answers, which take memory and time of it."
+
+    return "A model is loaded beside it for answers, which are written in the time that it leaves."
 
 
 def stop_effect(run: TrainRun) -> str:
