@@ -305,6 +305,15 @@ class Session:
         if best is None or best == step:
             return step
 
+        # All ranks of a split model read it together.
+        if self.job.parameters.is_sharded() and not all(ranks.gathered(best in kept)):
+            self.job.warn(
+                "best_not_everywhere",
+                f"The model is that of step {step:,} and not of step {best:,}, the best of those "
+                "kept: that checkpoint is on one node alone.",
+            )
+            return step
+
         # Of ranks on machines of their own the first alone has it, and publishes the model.
         if best in kept:
             trainer._load_from_checkpoint(str(kept[best]))
