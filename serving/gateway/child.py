@@ -27,10 +27,10 @@ from serving.gateway.problems import ServeProblem
 # How long one may take to end by itself.
 END_SECONDS = 5
 HEALTH_EVERY = 5.0
-# A server that says nothing for so long while somebody waits for it hangs. Beside a train it may wait
-# long for a processor.
+# A server that says nothing for so long while somebody waits for it hangs. Beside a train it may have
+# so little of a processor that it needs longer, as long as it has some.
 STUCK_SECONDS = 20.0
-STUCK_SECONDS_BESIDE_A_TRAIN = 120.0
+STARVED_SECONDS = 120.0
 # From its start to its first answer; the largest model from a slow disk.
 LOAD_SECONDS = 1800
 # One that neither computes nor reads while it loads hangs.
@@ -245,17 +245,24 @@ class Child:
 
     async def _watch_health(self) -> None:
         """End it when it says nothing while somebody waits for it."""
-        is_beside = self.order.is_beside_a_train
-        seconds = STUCK_SECONDS_BESIDE_A_TRAIN if is_beside else STUCK_SECONDS
-        timeout = aiohttp.ClientTimeout(total=seconds)
+        timeout = aiohttp.ClientTimeout(total=STUCK_SECONDS)
+        heard_at = time.monotonic()
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
             while not self.is_ending:
                 await asyncio.sleep(HEALTH_EVERY)
-                if self.leases and not await self._answers(session):
-                    logger.warning("the model server of %s hangs and is ended", self.name)
-                    with suppress(ProcessLookupError):
-                        os.kill(self.pid, signal.SIGKILL)
-                    return
+                done = work_done(self.pid)
+                if not self.leases or await self._answers(session):
+                    heard_at = time.monotonic()
+                    continue
+
+                is_starved = self.order.is_beside_a_train and work_done(self.pid) != done
+                if is_starved and time.monotonic() - heard_at < STARVED_SECONDS:
+                    continue
+
+                logger.warning("the model server of %s hangs and is ended", self.name)
+                with suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+                return
 
     async def _answers(self, session: aiohttp.ClientSession) -> bool:
         headers = {"Authorization": f"Bearer {self.ready['key']}"}

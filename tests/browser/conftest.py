@@ -23,6 +23,7 @@ from redis.retry import Retry
 
 from core.store import datasets_folder, models_folder, runs_folder
 from jobs.devices.presence import KEY
+from jobs.devices.sharing import LOADED
 from serving import overview
 from tests.browser.used_home import serving_state, used_home
 from tests.live import PASSWORDS, ROOT, Platform
@@ -161,6 +162,8 @@ def worker_with_gpu() -> Iterator[None]:
     }
     presence = {"name": "far", "host": "gpu-server-basement-2", "process": "", "device": device}
     redis.set(f"{KEY}far", json.dumps(presence))
+    # Models are loaded there too.
+    redis.set(f"{LOADED}{presence['host']}", json.dumps([device["identity"]]))
     yield
     server.terminate()
     server.wait(30)

@@ -662,7 +662,17 @@ def trains_make(
             **train_row(**lora | {"owner": owner}, status=status, number=number)
         )
     found["finished"] = train_make(**lora, status="finished")
-    found["running"] = train_make(**lora, status="running", phase="training", eta_seconds=5400.0)
+    found["running"] = train_make(
+        **lora,
+        status="running",
+        phase="training",
+        eta_seconds=5400.0,
+        devices=[{"identity": "0", "slot": "0", "label": ""}],
+        warnings=[
+            {"code": "rows_cut", "message": "41 of 1,144,570 rows are cut at 2,048 tokens."},
+            {"code": "no_system_turn", "message": f"{SENTENCE} {ADDRESS}"},
+        ],
+    )
     found["waiting"] = train_make(**lora, status="queued", measured=False, notes=SENTENCE)
     found["next"] = train_make(
         **lora, status="queued", measured=False, starts_after=found["waiting"]

@@ -341,9 +341,13 @@ def test_a_server_that_dies_again_and_again_is_left_alone(house, base):
         house.run(die())
 
 
-def test_a_server_that_hangs_is_ended(house, base, monkeypatch):
+@pytest.mark.parametrize("train", ["", "A train"])
+def test_a_server_that_hangs_is_ended(house, base, monkeypatch, train):
+    """Beside a train too: it does nothing, and so does not only wait for a processor."""
     monkeypatch.setattr(child, "HEALTH_EVERY", 0.1)
     monkeypatch.setattr(child, "STUCK_SECONDS", 0.5)
+    house.set(train=train)
+    asyncio.run(until(lambda: house.gateway.facts.train == train))
     event = house.run(lost_after(base, lambda: os.kill(child_of(house).pid, signal.SIGSTOP)))
     assert event["code"] == "server_lost"
     assert house.run(asked(base))[1]
