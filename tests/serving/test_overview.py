@@ -354,7 +354,7 @@ def test_a_train_says_that_a_model_is_loaded_on_its_device(client, alice, monkey
     monkeypatch.setattr("jobs.devices.sharing.connection", lambda: redis)
     world_make(alice)
     client.force_login(alice)
-    words = "A model is loaded beside it"
+    words = "A model is loaded on the same device."
     page, live = f"/trains/{NUMBER}/", f"/api/v1/trains/{NUMBER}/live/"
 
     def seen(**fields) -> list[bool]:

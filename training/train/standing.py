@@ -58,9 +58,9 @@ def beside_of(run: TrainRun) -> str:
     if not loaded:
         return ""
     if (run.facts.get("device") or {}).get("kind") == "cuda":
-        return "A model is loaded on the same GPU for answers, which take memory and time of it."
+        return "A model is loaded on the same GPU. Its answers take memory and time from this train."
 
-    return "A model is loaded beside it for answers, which are written in the time that it leaves."
+    return "A model is loaded on the same device. It answers in the time that this train leaves."
 
 
 def stop_effect(run: TrainRun) -> str:
