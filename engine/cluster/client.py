@@ -54,6 +54,7 @@ from engine.contract.rundir import (
     checkpoint_is_whole,
     checkpoint_latest,
     checkpoint_step,
+    read_events,
     stop_request,
     stop_requested,
 )
@@ -95,6 +96,8 @@ ANSWER_SECONDS = 20.0
 # How long a cluster may be away at the start, and under a train.
 ARRIVING_SECONDS = 60.0
 AWAY_SECONDS = 300.0
+# How long ranks may take to leave after the last event.
+LEAVING_SECONDS = 15.0
 # After Ray was asked to stop a job.
 STOPPING_SECONDS = 30.0
 ENDINGS = {"finished": EXIT_FINISHED, "stopped": EXIT_STOPPED, "failed": EXIT_FAILED}
@@ -183,6 +186,9 @@ class Client:
     is_submitted: bool = False
     is_running: bool = False
     ending: dict[str, Any] = field(default_factory=dict)
+    # Bytes of events that were looked through for the last one, and whether it was there.
+    events_read: int = 0
+    is_told: bool = False
     terms: int = 0
     name: str = ""
     over: threading.Event = field(default_factory=threading.Event)
@@ -213,7 +219,7 @@ class Client:
 
         try:
             self._submit(order)
-            ended = self._watch()
+            ended = self._watched()
         finally:
             self.over.set()
             renewing.join()
@@ -231,14 +237,13 @@ class Client:
             try:
                 job_submit(self.api, self.name, self._train(), self._environment(order))
                 return
-            except ApiRefused:
+            except (ApiRefused, ClusterAway) as error:
                 if self._is_there():
                     return
-                raise
-            except ClusterAway:
-                if self._is_there():
-                    return
-                if time.monotonic() > deadline:
+
+                # Ray answers 500 also while its own parts are still starting.
+                is_final = isinstance(error, ApiRefused) and error.status < 500
+                if is_final or time.monotonic() > deadline:
                     raise
 
             self._check_interrupted()
@@ -282,11 +287,16 @@ class Client:
         deadline = time.monotonic() + ARRIVING_SECONDS
         while True:
             try:
-                return cluster_state(
+                state = cluster_state(
                     self.settings.address,
                     self.settings.token,
                     cpus_per_device=self.settings.share,
                 )
+                if state.devices:
+                    return state
+
+                # Nodes come back one by one after the head was restarted.
+                raise ClusterAway(f"The Ray cluster at {self.settings.address} has no device.")
             except ClusterAway:
                 if time.monotonic() > deadline:
                     raise
@@ -296,9 +306,6 @@ class Client:
 
     def _order(self, state: ClusterState, session: str) -> Order:
         parameters = self.job.parameters
-        if not state.devices:
-            raise TrainError("too_few_devices", "The Ray cluster has no device.", OPERATOR)
-
         gpu_nodes = [node for node in state.alive if node.gpus]
         cpus = cpus_a_device(state.nodes, self.settings.share)
         if gpu_nodes:
@@ -353,8 +360,9 @@ class Client:
         count = 1
         pause = RENEW_SECONDS if self.outputs is None else STORED_RENEW_SECONDS
         while not self.over.wait(pause):
-            # Where it cannot be written now it is by the next try.
-            with contextlib.suppress(OSError, StorageError):
+            # Where it cannot be written now it is by the next try. Nothing may end this thread: the
+            # cluster would end the train.
+            with contextlib.suppress(Exception):
                 self._lease(count)
                 count += 1
 
@@ -366,9 +374,21 @@ class Client:
             name = lease_object(self.outputs.session.name)
             self.lease_store.put_bytes(lease.to_bytes(), name)
 
+    def _watched(self) -> JobState | None:
+        """As _watch. A cluster that is gone after the train's last event costs nothing."""
+        try:
+            return self._watch()
+        except (ApiRefused, ClusterAway):
+            if not self._last_event():
+                raise
+
+            self.job.say("The Ray cluster is away; the train had ended before.")
+            return JobState(SUCCEEDED)
+
     def _watch(self) -> JobState | None:
         """Until the job has ended; None where it was stopped before its ranks had begun."""
         away_since: float | None = None
+        over_since: float | None = None
         while True:
             try:
                 state = job_state(self.api, self.name)
@@ -394,6 +414,13 @@ class Client:
             if stop_requested(self.job.directory) and not self.is_running:
                 self._stop_job()
                 return None
+
+            # Ranks that wait for the first one do not see that it stopped before the first step.
+            if self._is_told_of_end():
+                over_since = over_since or time.monotonic()
+                if time.monotonic() - over_since > LEAVING_SECONDS:
+                    self._stop_job()
+                    return JobState(SUCCEEDED)
 
             time.sleep(ASK_SECONDS)
 
@@ -437,7 +464,22 @@ class Client:
         kinds = [e["type"] for e in all_events(self.job.directory) if e["seq"] > first]
         return next((kind for kind in reversed(kinds) if kind in ENDINGS), "")
 
+    def _is_told_of_end(self) -> bool:
+        """Whether the last event is here, and all that it tells of."""
+        if self.outputs is not None:
+            return self.outputs.ended
+
+        events, self.events_read = read_events(self.job.directory, self.events_read)
+        first = self.job.events.seq
+        self.is_told |= any(e["seq"] > first and e["type"] in ENDINGS for e in events)
+        return self.is_told
+
     def _failure(self, state: JobState) -> Failure:
+        # Ray keeps the last lines of the log of a job that failed, where the log itself was not to be
+        # had at the end.
+        for entry in log_entries(state.message):
+            self.ending = self.ending or (entry if "ending" in entry else {})
+
         if self.ending:
             if log := self.ending.get("log"):
                 print(f"\nThe end of the log of rank {self.ending['rank']}:\n{log.rstrip()}")

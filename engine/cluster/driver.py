@@ -3,6 +3,7 @@ of life it ends, and Ray ends the workers with it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -21,7 +22,6 @@ from engine.cluster.run_files import RunFiles, run_files_of
 from engine.cluster.secrets import unseal
 from engine.cluster.versions import versions_check
 from engine.contract.rundir import EXIT_FAILED, EXIT_FINISHED
-from engine.distributed.ranks import TIMEOUT
 from engine.messages.failures import (
     KNOWN_FAILURES,
     RANK_KILLED,
@@ -43,9 +43,17 @@ QUIET_SECONDS = 1800.0
 # noticed anything but that the others lost somebody: until then it would start new workers there.
 NOTICE_SECONDS = 3.0
 SEARCH_SECONDS = 20.0
+# How long ranks may take to find each other: a firewall between two nodes is silent.
+MEETING_SECONDS = 300
 # Ray's words about a worker that is gone.
 NODE_WORDS = "its node has died"
 MEMORY_WORDS = "node running low on memory"
+# Torch's, of processes that wait for each other and do not come.
+MEETING_ERRORS = ("DistStoreError", "DistNetworkError")
+MEETING_ADVICE = (
+    "Ask your operator: nodes of a Ray cluster must reach each other on all ports. The job's log on "
+    "the cluster has the whole error."
+)
 
 
 @dataclass
@@ -147,12 +155,16 @@ class Driver:
             ),
             torch_config=TorchConfig(
                 backend="cpu:gloo,cuda:nccl" if order.gpus else "gloo",
-                timeout_s=int(TIMEOUT.total_seconds()),
+                # Of the ranks' meeting; later they wait for each other for longer, see the worker.
+                timeout_s=MEETING_SECONDS,
             ),
             run_config=RunConfig(
                 name=f"{order.job}-{order.generation}",
                 storage_path=tempfile.gettempdir(),
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+                # Each start is one of the driver's own.
+                failure_config=FailureConfig(
+                    max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+                ),
             ),
         )
 
@@ -209,7 +221,27 @@ def cause_of(error: Any, before: dict[str, str], count: int) -> Lost | Failed:
         place = f", on node {found[0]}," if (found := _addresses(text)) else ""
         return Lost(f"Rank {min(silent)} of {count}{place} was killed.")
 
-    return Lost("The ranks lost each other.")
+    return _cause_at_start(getattr(error, "controller_failure", None), count)
+
+
+def _cause_at_start(failure: BaseException | None, count: int) -> Lost | Failed:
+    """Why ranks did not begin, from what Ray raises beside them."""
+    if failure is None:
+        return Lost("The ranks lost each other.")
+
+    traceback.print_exception(failure)
+    if type(failure).__name__ == "WorkerGroupStartupTimeoutError":
+        return Lost(f"The Ray cluster did not start {counted(count, 'rank')} in time.")
+    if any(word in str(failure) for word in MEETING_ERRORS):
+        words = f"The {count} ranks of the train did not find each other. {_last_line(failure)}"
+        return Failed(Report(Failure("cluster_ended", words, MEETING_ADVICE), 0, ""))
+
+    return Lost(f"The ranks could not begin. {_last_line(failure)}")
+
+
+def _last_line(failure: BaseException) -> str:
+    lines = str(failure).strip().splitlines() or [type(failure).__name__]
+    return lines[-1].strip()[:300]
 
 
 def _addresses(text: str) -> list[str]:
@@ -235,7 +267,10 @@ def lease_keep(order: Order) -> None:
     watch = LeaseWatch(order.job, order.lease_seconds)
 
     while not watch.is_over:
-        watch.see(files.lease())
+        # Without this look the train would outlive its platform.
+        with contextlib.suppress(Exception):
+            watch.see(files.lease())
+
         time.sleep(TICK_SECONDS)
 
     log_write(say=f"The platform has not been heard from for {order.lease_seconds:.0f} s.")

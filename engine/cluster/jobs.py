@@ -102,6 +102,10 @@ def jobs_end(api: RayApi, train: str) -> list[str]:
         job_stop(api, job)
 
     while running := jobs_of(api, train) if running else []:
+        # One that was only about to begin may not have heard it.
+        for job in running:
+            job_stop(api, job)
+
         if time.monotonic() > deadline:
             raise ClusterAway(
                 f"The Ray cluster at {api.address} does not end {running[0]}, an earlier attempt of "

@@ -30,7 +30,7 @@ from engine.contract.rundir import (
     rank_log,
 )
 from engine.distributed.launch import is_lost
-from engine.distributed.ranks import Ranks
+from engine.distributed.ranks import TIMEOUT, Ranks
 from engine.messages.failures import KNOWN_FAILURES, explain
 from engine.process.waiting import threads_spin_briefly
 from engine.run.job import Job
@@ -158,12 +158,15 @@ def _prepare_process(ranks: Ranks) -> None:
     threads_spin_briefly()
     # Ray lets libraries print more than they do elsewhere.
     logging.getLogger().setLevel(logging.WARNING)
+
+    import torch
+
     if ranks.are_several:
+        # They have met. From now on one may compute for long while the others wait.
+        torch.distributed.distributed_c10d._set_pg_timeout(TIMEOUT)
         return
 
     # A train of one device is no distributed one.
-    import torch
-
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

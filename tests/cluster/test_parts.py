@@ -13,12 +13,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.cluster import secrets
+from engine.cluster import driver, secrets
 from engine.cluster.api import ClusterAway, RayApi
 from engine.cluster.client import Client, Settings
 from engine.cluster.code import package
 from engine.cluster.driver import Failed, Lost, cause_of
 from engine.cluster.driver_log import log_entries, log_write
+from engine.cluster.jobs import JobState
 from engine.cluster.lease import Lease, LeaseWatch, lease_read, lease_write
 from engine.cluster.order import Order
 from engine.cluster.report import RankFailed, Report, report_in
@@ -26,7 +27,7 @@ from engine.cluster.run_files import SharedFolder
 from engine.cluster.state import Node, cluster_state, cpus_a_device, devices_of
 from engine.cluster.versions import versions_check, versions_here
 from engine.cluster.worker import Overtaken, OwnEvents, report_of, resumed_spec
-from engine.contract.rundir import EventWriter, all_events, checkpoint_seal
+from engine.contract.rundir import EXIT_FINISHED, EventWriter, all_events, checkpoint_seal
 from engine.distributed.ranks import Ranks
 from engine.messages.failures import Failure, TrainError
 from engine.run.main import job_read
@@ -202,6 +203,86 @@ def test_a_rank_s_own_failure_is_the_cause(monkeypatch):
     assert isinstance(cause, Failed)
     assert cause.report.failure.code == "out_of_memory"
     assert "10.0.0.3" in cause.report.failure.message
+
+
+class WorkerGroupStartupTimeoutError(Exception):
+    """Named as Ray's."""
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "words"),
+    [
+        (None, Lost, "lost each other"),
+        (WorkerGroupStartupTimeoutError("x"), Lost, "did not start 2 ranks in time"),
+        (RuntimeError("x\nDistStoreError: waited 300 s"), Failed, "did not find each other"),
+        (RuntimeError("first\nthe last line"), Lost, "could not begin. the last line"),
+    ],
+)
+def test_why_ranks_did_not_begin_is_said(monkeypatch, capsys, failure, kind, words):
+    monkeypatch.setattr("engine.cluster.driver.nodes_alive", lambda: {"a": "10.0.0.2"})
+    monkeypatch.setattr("engine.cluster.driver.SEARCH_SECONDS", 0.0)
+    error = SimpleNamespace(controller_failure=failure)
+    cause = cause_of(error, {"a": "10.0.0.2"}, 2)
+    assert isinstance(cause, kind)
+    said = cause.report.failure.message if isinstance(cause, Failed) else cause.reason
+    assert words in said
+    # The whole error is in the job's log.
+    assert failure is None or str(failure) in capsys.readouterr().err
+
+
+def client_of(directory: Path) -> Client:
+    prepare(directory, directory, toy_rows(4))
+    job = job_read(directory, EventWriter(directory))
+    return Client(job, Settings("http://127.0.0.1:1", ""))
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_cluster_that_goes_away_after_the_last_event_costs_nothing(
+    tmp_path, monkeypatch, capsys, is_told
+):
+    client = client_of(tmp_path / "run")
+    monkeypatch.setattr("engine.cluster.client.AWAY_SECONDS", 0.0)
+    events = EventWriter(tmp_path / "run")
+    events.write("metrics", step=1, epoch=1.0, split="train", values={"loss": 1.0})
+    if not is_told:
+        with pytest.raises(ClusterAway, match="did not come back"):
+            client._watched()
+        return
+
+    events.write("finished", step=1)
+    assert client._end(client._watched()) == EXIT_FINISHED
+
+
+def test_a_failure_is_found_in_what_ray_keeps_of_the_log(tmp_path, capsys):
+    failure = {"code": "disk_full", "message": "The disk is full.", "advice": "Free some."}
+    log_write(ending=failure, rank=1, log="the end")
+    kept = JobState("FAILED", f"Job failed.\n{capsys.readouterr().out}")
+    assert client_of(tmp_path / "run")._failure(kept).code == "disk_full"
+
+
+def test_a_lease_survives_whatever_a_look_at_it_raises(monkeypatch):
+    """Without the looks a train would outlive its platform."""
+    looks = []
+
+    class Files:
+        def lease(self) -> Lease | None:
+            looks.append(1)
+            if len(looks) < 3:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return None
+
+    class Exited(Exception):
+        pass
+
+    def leave(code: int) -> None:
+        raise Exited
+
+    monkeypatch.setattr(driver, "run_files_of", lambda order: Files())
+    monkeypatch.setattr(driver, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(driver.os, "_exit", leave)
+    with pytest.raises(Exited):
+        driver.lease_keep(order(lease_seconds=0.1))
+    assert len(looks) >= 3
 
 
 def test_a_node_whose_disk_is_full_is_named(tmp_path):

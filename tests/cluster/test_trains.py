@@ -154,6 +154,19 @@ def test_a_train_ends_when_its_client_is_gone(cluster, tiny, tmp_path):
     assert Run(0, directory).last["seq"] == last
 
 
+@LONG
+def test_a_stop_while_the_first_rank_prepares_ends_all(cluster, tiny, tmp_path):
+    """The others wait for it, and do not see that it has left."""
+    directory = directory_of(tmp_path / "run", tiny, max_steps=100_000)
+    running = client(cluster, directory)
+    until_event(directory, "phase")
+    stop_request(directory)
+    done = finish(running, directory)
+    assert (done.code, done.last["type"]) == (EXIT_STOPPED, "stopped"), log_of(directory)
+    until(lambda: is_over(cluster, directory), "the job goes on")
+    until(lambda: not workers(), "workers train on")
+
+
 def test_another_version_is_refused_with_both(cluster, tiny, tmp_path):
     """The client's machine has another trl."""
     folder = tmp_path / "packages" / "trl-9.9.9.dist-info"
