@@ -72,6 +72,7 @@ ADDRESS = "DEEPEXTENSION_RAY_ADDRESS"
 SHARE = "DEEPEXTENSION_RAY_CPUS_PER_DEVICE"
 RETURN = "DEEPEXTENSION_RAY_RETURN_SECONDS"
 LEASE = "DEEPEXTENSION_RAY_LEASE_SECONDS"
+KIND = "DEEPEXTENSION_RAY_KIND"
 POLICY = "OMP_WAIT_POLICY"
 TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 - a name
 # How long a node that was lost may take to come back before the train goes on with fewer.
@@ -115,13 +116,14 @@ class Interrupted(Exception):
 @dataclass(frozen=True)
 class Settings:
     """`share`: processors a device, 0 for as many as the smallest node has. `lease_seconds`: 0 for what
-    is usual."""
+    is usual. `kind`: of the devices that the train was promised, "" for any."""
 
     address: str
     token: str
     share: int = 0
     return_seconds: float = RETURN_SECONDS
     lease_seconds: float = 0.0
+    kind: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -133,6 +135,7 @@ class Settings:
                 int(environment.get(SHARE) or 0),
                 float(environment.get(RETURN) or RETURN_SECONDS),
                 float(environment.get(LEASE) or 0),
+                environment.get(KIND, ""),
             )
         except (KeyError, ValueError) as error:
             raise TrainError(
@@ -292,11 +295,12 @@ class Client:
                     self.settings.token,
                     cpus_per_device=self.settings.share,
                 )
-                if state.devices:
+                if state.devices and (self.settings.kind != "cuda" or _has_gpus(state)):
                     return state
 
                 # Nodes come back one by one after the head was restarted.
-                raise ClusterAway(f"The Ray cluster at {self.settings.address} has no device.")
+                what = "GPU" if state.devices else "device"
+                raise ClusterAway(f"The Ray cluster at {self.settings.address} has no {what} now.")
             except ClusterAway:
                 if time.monotonic() > deadline:
                     raise
@@ -527,6 +531,10 @@ class Client:
                 return
 
             time.sleep(TICK_SECONDS)
+
+
+def _has_gpus(state: ClusterState) -> bool:
+    return any(node.gpus for node in state.alive)
 
 
 def _print_bytes(content: bytes) -> None:

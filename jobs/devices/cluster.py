@@ -23,9 +23,9 @@ NOT_SET = (
 )
 
 
-def cluster_environment() -> dict[str, str]:
+def cluster_environment(kind: str = "") -> dict[str, str]:
     """What the engine of a train on the cluster gets in addition: where to hand it in, with which
-    token, and where its files are stored."""
+    token, on which kind of device, "" for any, and where its files are stored."""
     storage = {name: value for name, value in os.environ.items() if name.startswith(STORAGE)}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": settings.RAY_TOKEN}
     cluster = {"DEEPEXTENSION_RAY_ADDRESS": settings.RAY_ADDRESS}
@@ -35,6 +35,9 @@ def cluster_environment() -> dict[str, str]:
         "DEEPEXTENSION_RAY_LEASE_SECONDS": settings.RAY_LEASE_SECONDS,
     }
     cluster |= {name: str(number) for name, number in numbers.items() if number}
+    if kind:
+        cluster["DEEPEXTENSION_RAY_KIND"] = kind
+
     return cluster | (token if settings.RAY_TOKEN else {}) | storage | proxy_environment()
 
 

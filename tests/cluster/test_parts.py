@@ -230,10 +230,34 @@ def test_why_ranks_did_not_begin_is_said(monkeypatch, capsys, failure, kind, wor
     assert failure is None or str(failure) in capsys.readouterr().err
 
 
-def client_of(directory: Path) -> Client:
+def client_of(directory: Path, **settings) -> Client:
     prepare(directory, directory, toy_rows(4))
     job = job_read(directory, EventWriter(directory))
-    return Client(job, Settings("http://127.0.0.1:1", ""))
+    return Client(job, Settings("http://127.0.0.1:1", "", **settings))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "kind", "words"),
+    [
+        ([], "", "has no device now"),
+        ([node("a", cpus=4)], "cuda", "has no GPU now"),
+        ([node("a", cpus=4)], "cpu", ""),
+        ([node("a", cpus=4), node("b", cpus=4, gpus=1)], "cuda", ""),
+    ],
+)
+def test_nodes_that_come_back_after_the_head_are_waited_for(
+    tmp_path, monkeypatch, nodes, kind, words
+):
+    state = SimpleNamespace(devices=devices_of(nodes, 0), alive=nodes)
+    monkeypatch.setattr("engine.cluster.client.cluster_state", lambda *args, **more: state)
+    monkeypatch.setattr("engine.cluster.client.ARRIVING_SECONDS", 0.0)
+    client = client_of(tmp_path / "run", kind=kind)
+    if not words:
+        assert client._await_cluster() is state
+        return
+
+    with pytest.raises(ClusterAway, match=words):
+        client._await_cluster()
 
 
 @pytest.mark.parametrize("is_told", [False, True])

@@ -58,7 +58,9 @@ def beside_of(run: TrainRun) -> str:
     if not loaded:
         return ""
     if (run.facts.get("device") or {}).get("kind") == "cuda":
-        return "A model is loaded on the same GPU. Its answers take memory and time from this train."
+        return (
+            "A model is loaded on the same GPU. Its answers take memory and time from this train."
+        )
 
     return "A model is loaded on the same device. It answers in the time that this train leaves."
 

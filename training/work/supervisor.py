@@ -64,7 +64,7 @@ def _supervise(run: TrainRun, seat: Seat, locks: DeviceLocks) -> None:
     supervisor.listen()
 
     if seat.machine.is_cluster:
-        supervisor.work(cluster_environment(), list(locks.held.values()))
+        supervisor.work(cluster_environment(seat.machine.kind), list(locks.held.values()))
         return
 
     devices = [seat.machine.devices[device["identity"]] for device in run.devices]
