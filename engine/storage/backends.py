@@ -202,8 +202,17 @@ class Folder:
 
     def names(self, prefix: str) -> Iterator[str]:
         self.check()
-        for found in sorted(self.files.find(str(self.root / prefix))):
-            yield str(Path(found).relative_to(self.root))
+        for folder, _, files in os.walk(self.root / prefix, onerror=self.not_listed):
+            for name in files:
+                yield str((Path(folder) / name).relative_to(self.root))
+
+    def not_listed(self, error: OSError) -> None:
+        """Returns where nothing is below that name: an error must not look so, for what is taken to be
+        gone is deleted elsewhere too."""
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise self.explained(error) from error
+
+        self.check()
 
     def delete(self, name: str) -> None:
         self.check()

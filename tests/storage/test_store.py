@@ -1,5 +1,6 @@
 """Files and bytes through both kinds of storage: whole or not at all, whatever happens on the way."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -119,6 +120,33 @@ def test_more_names_than_one_answer_holds_are_listed(store, monkeypatch):
         store.put_bytes(b"", f"many/{number}")
 
     assert store.list("many") == [f"many/{number}" for number in range(5)]
+
+
+def test_a_folder_that_cannot_be_listed_does_not_look_empty(tmp_path, monkeypatch):
+    store = Store(StorageSettings(f"file://{tmp_path}"), patience=0)
+    store.put_bytes(b"1", "a/b/1")
+    scan = os.scandir
+
+    for number, kind in (
+        (errno.ESTALE, StorageAway),
+        (errno.EACCES, StorageRefused),
+        (errno.ELOOP, OSError),
+    ):
+
+        def scan_with_error(path, number=number):
+            if Path(path).name == "b":
+                raise OSError(number, os.strerror(number))
+
+            return scan(path)
+
+        for folder in ("a", "a/b"):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "scandir", scan_with_error)
+                with pytest.raises(kind):
+                    store.list(folder)
+
+    assert store.list("a") == ["a/b/1"]
+    assert store.list("a/b/1") == []
 
 
 def test_what_was_there_is_replaced(store):
