@@ -6,11 +6,13 @@ renaming it."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +71,8 @@ AWAY_ERRNOS = frozenset(
 )
 DIGESTS = ".digests"
 UNFINISHED = ".unfinished"
+# No file is written for so long without a byte; clocks of machines may differ.
+UNFINISHED_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class Folder:
         self.address = settings.address
         self.root = Path(urlsplit(settings.url).path)
         self.files = fsspec.filesystem("file")
+        self.is_tidy = False
 
     def check(self) -> None:
         if not self.files.isdir(str(self.root)):
@@ -147,6 +152,10 @@ class Folder:
 
         try:
             unfinished.mkdir(exist_ok=True)
+            if not self.is_tidy:
+                self.is_tidy = True
+                _remove_old(unfinished)
+
             _write(content, temporary)
             beside.write_text(f"{digest.size} {digest.sha256}\n")
 
@@ -245,6 +254,15 @@ def _write(content: Content, path: Path) -> None:
 
         target.flush()
         os.fsync(target.fileno())
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove the files in `folder` that nobody has written to for a day: of processes that were killed."""
+    for path in folder.iterdir():
+        # Others remove them too, and some may be of another user.
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > UNFINISHED_SECONDS:
+                path.unlink()
 
 
 def _remove_empty(folder: Path, root: Path) -> None:

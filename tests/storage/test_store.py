@@ -438,3 +438,16 @@ def test_a_killed_upload_leaves_nothing_to_be_seen(store, settings_of_storage, t
     if store.exists("name"):
         store.get_file("name", tmp_path / "target")
         assert (tmp_path / "target").read_bytes() == source.read_bytes()
+
+
+def test_what_killed_uploads_leave_in_a_folder_goes_after_a_day(tmp_path):
+    unfinished = tmp_path / backends.UNFINISHED
+    unfinished.mkdir()
+    old, new = unfinished / "old", unfinished / "new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+
+    a_day_ago = time.time() - backends.UNFINISHED_SECONDS - 60
+    os.utime(old, (a_day_ago, a_day_ago))
+    Store(StorageSettings(f"file://{tmp_path}")).put_bytes(b"1", "name")
+    assert list(unfinished.iterdir()) == [new]
