@@ -197,18 +197,19 @@ class Store:
 
     def _tried(self, work: Callable[..., T], *values: object) -> T:
         """What `work` returns. Tries again while the storage is away; raises StorageAway when it has
-        been for as long as there is patience."""
-        deadline = time.monotonic() + self.patience
-        pause = FIRST_PAUSE_SECONDS
+        been for as long as there is patience. The first try does not count: a large file may take
+        longer than that until the line breaks."""
+        deadline, pause = None, FIRST_PAUSE_SECONDS
 
         while True:
             try:
                 return work(*values)
             except Away as error:
-                if error.came_on:
-                    deadline, pause = time.monotonic() + self.patience, FIRST_PAUSE_SECONDS
+                now = time.monotonic()
+                if deadline is None or error.came_on:
+                    deadline, pause = now + self.patience, FIRST_PAUSE_SECONDS
 
-                left = deadline - time.monotonic()
+                left = deadline - now
                 if self._hurry.is_set() or (left <= 0 and not error.came_on):
                     raise StorageAway(self.address, str(error)) from error
 

@@ -259,6 +259,25 @@ def test_a_server_that_comes_back_in_time_costs_nothing(s3, tmp_path):
         assert (tmp_path / "target").read_bytes() == source.read_bytes()
 
 
+def test_a_file_that_takes_longer_than_the_patience_is_tried_again(tmp_path, monkeypatch):
+    store = Store(StorageSettings(f"file://{tmp_path}"), patience=0.05)
+    put = store._backend.put
+    tries = []
+
+    def put_late(*values):
+        tries.append(values)
+        if len(tries) == 1:
+            time.sleep(2 * store.patience)
+            raise backends.Away("broke off")
+
+        put(*values)
+
+    monkeypatch.setattr(store._backend, "put", put_late)
+    store.put_bytes(b"1", "name")
+    assert len(tries) == 2
+    assert store.get_bytes("name") == b"1"
+
+
 def test_a_line_that_breaks_in_the_middle_of_a_file_is_taken_up_again(s3, tmp_path):
     source = tmp_path / "source"
     source.write_bytes(os.urandom(33 * MB))
