@@ -69,7 +69,7 @@ FOLDERS = (START, START_ADAPTER, MODEL)
 RESTORE_TRIES = 3
 
 OWNER, LOCK = ".outputs", ".outputs.lock"
-# The session of a run directory on a node.
+# On a node: the session of a run directory, and the address of the storage that has it.
 NODE = ".session"
 
 
@@ -107,7 +107,7 @@ class OutputsPush:
 
         directory.mkdir(parents=True, exist_ok=True)
         (directory / CHECKPOINTS).mkdir(exist_ok=True)
-        (directory / NODE).write_text(session.name)
+        _node_write(store, session, directory)
         lock = _lock(directory, session)
 
         try:
@@ -337,12 +337,16 @@ class OutputsPush:
 
 def node_clear(store: Store, folder: Path) -> list[str]:
     """Remove the run directories in `folder` on a node whose sessions the platform has cleared away:
-    of trains that have ended. Returns their names. Raises StorageError."""
+    of trains that have ended. Those of another storage stay: a node may work for several platforms.
+    Returns their names. Raises StorageError."""
     removed = []
     for directory in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
-            session = Session((directory / NODE).read_text())
-            live_read(store, session)
+            name, _, address = (directory / NODE).read_text().partition("\n")
+            if address != store.address:
+                continue
+
+            live_read(store, Session(name))
         except OSError:
             continue
         except ObjectMissing:
@@ -350,6 +354,10 @@ def node_clear(store: Store, folder: Path) -> list[str]:
             removed.append(directory.name)
 
     return removed
+
+
+def _node_write(store: Store, session: Session, directory: Path) -> None:
+    (directory / NODE).write_text(f"{session.name}\n{store.address}")
 
 
 def first_state(store: Store, session: Session, directory: Path) -> State:
@@ -381,7 +389,7 @@ def outputs_restore(store: Store, session_name: str, directory: Path) -> None:
     back, as they are in the newest state. Raises StorageError, and OSError where the disk is full."""
     session = Session(session_name)
     (directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    (directory / NODE).write_text(session.name)
+    _node_write(store, session, directory)
     state = state_newest(store, session, live_read(store, session).generation)
     Downloader(store, session, directory).download(state, grown=False)
 

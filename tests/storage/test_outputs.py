@@ -38,6 +38,7 @@ from engine.storage.inputs import inputs_put
 from engine.storage.pull import OutputsPull
 from engine.storage.push import OutputsPush, outputs_restore
 from engine.storage.session import session_forget
+from engine.storage.settings import StorageSettings
 from engine.storage.store import Store
 from engine.storage.trees import tree_of
 from tests.engine.runs import prepare, toy_rows
@@ -629,6 +630,23 @@ def test_a_node_forgets_trains_that_have_ended(store, session, node, platform):
     assert pushing.node_clear(store, nodes) == ["ended"]
     assert {path.name for path in nodes.iterdir()} == {"running", "something else"}
     assert pushing.node_clear(store, nodes / "none") == []
+
+
+def test_a_node_leaves_trains_of_another_storage_alone(store, session, platform, tmp_path):
+    (tmp_path / "another storage").mkdir()
+    another = Store(StorageSettings(f"file://{tmp_path / 'another storage'}"))
+    other = inputs_put(another, prepare(platform.parent / "6", platform, toy_rows(2))).session
+    nodes = tmp_path / "nodes"
+    outputs_restore(another, other, nodes / "of another")
+    # As one was written that did not say which storage it is of.
+    (nodes / "old").mkdir()
+    (nodes / "old" / pushing.NODE).write_text(session)
+
+    assert pushing.node_clear(store, nodes) == []
+    session_forget(store, session)
+    session_forget(another, other)
+    assert pushing.node_clear(store, nodes) == []
+    assert pushing.node_clear(another, nodes) == ["of another"]
 
 
 def test_other_nodes_get_what_to_begin_with(store, session, node, tmp_path):
