@@ -89,6 +89,8 @@ class OutputsPush:
         self.lock = -1
         # Folders that were gone in the last round.
         self.missing: set[str] = set()
+        # Of folders that are being put.
+        self.begun: set[Digest] = set()
         # What no state refers to any more, to be deleted once that is written.
         self.dropped: set[Digest] = set()
 
@@ -271,6 +273,7 @@ class OutputsPush:
             try:
                 tree = self._tree(folder)
                 if tree and self.state.trees.get(name) != tree:
+                    self.begun.update(tree.values())
                     tree_put(self.store, folder, tree, self.session.objects)
             except (FileNotFoundError, FileChanged) as error:
                 # The engine has pruned or replaced it meanwhile.
@@ -287,6 +290,10 @@ class OutputsPush:
             found[name] = self.state.trees[name]
 
         self.missing = missing
+        # Of those that were given up. A storage that is away does not come so far: the next round goes
+        # on with what it has by then.
+        self.dropped |= self.begun
+        self.begun = set()
         for name, tree in self.state.trees.items():
             if found.get(name) != tree:
                 self.dropped.update(tree.values())
@@ -294,9 +301,10 @@ class OutputsPush:
         self.state.trees = found
 
     def _folders_here(self, left_out: str) -> Iterator[tuple[str, Path]]:
-        """The newest checkpoint comes last: what it shares with others is there then."""
+        """The newest checkpoint comes before the others: where one takes longer than the engine keeps
+        it, each of them would else be gone before it is there."""
         yield from ((name, self.directory / name) for name in FOLDERS if name != left_out)
-        for _, folder in sorted(checkpoints(self.directory)):
+        for _, folder in checkpoints(self.directory):
             yield f"{CHECKPOINTS}/{folder.name}", folder
 
     def _tree(self, folder: Path) -> Tree:

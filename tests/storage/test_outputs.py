@@ -40,7 +40,7 @@ from engine.storage.push import OutputsPush, outputs_restore
 from engine.storage.session import session_forget
 from engine.storage.settings import StorageSettings
 from engine.storage.store import Store
-from engine.storage.trees import tree_of
+from engine.storage.trees import object_name, tree_of
 from tests.engine.runs import prepare, toy_rows
 from tests.storage.servers import Proxy
 
@@ -499,6 +499,55 @@ def test_a_checkpoint_that_is_pruned_while_it_is_put_is_left_out(
     node.round()
     OutputsPull(store, session, platform).round()
     assert same(node.directory, platform)
+
+
+def test_checkpoints_that_are_pruned_faster_than_they_are_put_reach_the_storage(
+    store, session, node, monkeypatch
+):
+    """Each takes as long as two steps, and the engine keeps two."""
+    train = Train(node.directory)
+    train.checkpoint(1)
+    train.checkpoint(2)
+    put, steps = pushing.tree_put, iter(range(3, 100))
+
+    def put_slowly(store, folder, tree, objects):
+        if folder.parent.name == CHECKPOINTS:
+            store.put_file(folder / "weights", object_name(objects, tree["weights"]))
+            step = next(steps)
+            train.checkpoint(step, (step - 2,))
+
+        put(store, folder, tree, objects)
+
+    monkeypatch.setattr(pushing, "tree_put", put_slowly)
+    for newest in (2, 3, 4):
+        node.round()
+        assert f"checkpoints/checkpoint-{newest}" in node.state.trees
+
+    monkeypatch.undo()
+    node.round()
+    node.close()
+    # Nothing is left of those that were given up.
+    assert len(store.list(f"{session}/objects")) == len(node.state.objects())
+
+
+def test_a_checkpoint_that_goes_while_the_storage_is_away_leaves_nothing_there(
+    store, session, node, monkeypatch
+):
+    train = Train(node.directory)
+    train.checkpoint(1)
+
+    def put_half(store, folder, tree, objects):
+        store.put_file(folder / "weights", object_name(objects, tree["weights"]))
+        raise StorageAway("here", "is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pushing, "tree_put", put_half)
+        with pytest.raises(StorageAway):
+            node.round()
+
+    train.checkpoint(2, (1,))
+    node.close()
+    assert len(store.list(f"{session}/objects")) == len(node.state.objects())
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(store, session, node, platform):
