@@ -403,7 +403,7 @@ def outputs_restore(store: Store, session_name: str, directory: Path) -> None:
 
 
 def _continued(store: Store, session: Session, directory: Path, live: Live) -> State | None:
-    """The state that this directory wrote last, None where it did not."""
+    """The state that this directory wrote last, None where it did not, or has lost some of it since."""
     try:
         mine = (directory / OWNER).read_text()
     except OSError:
@@ -412,7 +412,17 @@ def _continued(store: Store, session: Session, directory: Path, live: Live) -> S
     if store.get_bytes(session.generation(live.generation)).decode() != mine:
         return None
 
-    return state_read(store, session, live.generation)
+    state = state_read(store, session, live.generation)
+    return state if all(_has(directory / name, pieces) for name, pieces in state.grown.items()) else None
+
+
+def _has(path: Path, pieces: list[Digest]) -> bool:
+    """Whether a file begins with them. After a power loss it may be shorter, or have zeros in it."""
+    try:
+        with path.open("rb") as stream:
+            return all(Digest.of(stream.read(piece.size)) == piece for piece in pieces)
+    except FileNotFoundError:
+        return not pieces
 
 
 def _claimed(store: Store, session: Session, directory: Path, live: Live) -> State:

@@ -351,6 +351,35 @@ def test_a_process_that_was_killed_is_followed_by_one_on_the_same_node(
     assert same(again.directory, platform)
 
 
+@pytest.mark.parametrize("name", [EVENTS, LOG])
+@pytest.mark.parametrize("loss", ["shorter", "zeros", "gone"])
+def test_a_node_that_lost_power_gets_back_what_it_had_put(
+    store, session, node, platform, name, loss
+):
+    train = Train(node.directory)
+    for step in (1, 2):
+        train.step(step)
+        node.round()
+
+    killed(node)
+    path = node.directory / name
+    size = path.stat().st_size
+    if loss == "gone":
+        path.unlink()
+    else:
+        os.truncate(path, size - 10)
+        if loss == "zeros":
+            os.truncate(path, size)
+
+    again = OutputsPush.begin(store, session, node.directory)
+    assert again.state.generation == node.state.generation + 1
+    Train(again.directory).step(3)
+    again.close()
+    assert OutputsPull(store, session, platform).finish(0)
+    assert seqs(platform) == [1, 2, 3]
+    assert (platform / LOG).read_text() == "step 1\nstep 2\nstep 3\n"
+
+
 def test_a_node_that_died_is_followed_by_another(store, session, node, platform, tmp_path):
     """What it had not put is lost, and written anew by the other one."""
     train = Train(node.directory)
