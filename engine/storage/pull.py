@@ -68,7 +68,7 @@ class OutputsPull:
             was_over = is_over()
             error: Exception | None = None
             try:
-                self.round()
+                self.round(is_over=was_over)
             except Exception as caught:
                 error = caught
 
@@ -82,10 +82,10 @@ class OutputsPull:
 
             time.sleep(PAUSE_SECONDS / 4)
 
-    def round(self) -> bool:
-        """Bring what is new once. Returns whether there was something. Raises StorageError, and
-        OSError where this machine's disk is full."""
-        found = self._new_state()
+    def round(self, *, is_over: bool = False) -> bool:
+        """Bring what is new once. is_over: nobody writes any more. Returns whether there was
+        something. Raises StorageError, and OSError where this machine's disk is full."""
+        found = self._new_state(is_over)
         if found is None:
             return False
 
@@ -97,19 +97,25 @@ class OutputsPull:
         self.ended = state.ended
         return True
 
-    def _new_state(self) -> tuple[State, Digest] | None:
+    def _new_state(self, is_over: bool) -> tuple[State, Digest] | None:
         """The newest state and the digest of its document, None where it is known."""
         live = live_read(self.store, self.session)
         if not live.generation:
             # What was here before.
             return None
 
-        digest = self.store.digest(self.session.state(live.generation))
-        if digest is None or self.seen == (live.generation, digest):
+        generation = live.generation
+        digest = self.store.digest(self.session.state(generation))
+        while is_over and digest is None and generation > 1:
+            # A node that died before its first state: the one before it has written the last.
+            generation -= 1
+            digest = self.store.digest(self.session.state(generation))
+
+        if digest is None or self.seen == (generation, digest):
             return None
 
         try:
-            state = state_read(self.store, self.session, live.generation)
+            state = state_read(self.store, self.session, generation)
         except ObjectMissing:
             return None
 

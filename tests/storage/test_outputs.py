@@ -460,6 +460,21 @@ def test_a_node_that_takes_over_while_the_state_is_read_is_waited_for(
     assert seqs(platform) == [1]
 
 
+def test_a_node_that_died_before_its_first_state_hides_nothing(store, session, node, platform):
+    train = Train(node.directory)
+    train.step(1)
+    train.checkpoint(1)
+    node.round()
+    for generation in (2, 3):
+        store.put_bytes(b"another", node.session.generation(generation))
+
+    pull = OutputsPull(store, session, platform)
+    assert not pull.round()
+    assert not pull.finish(0)
+    assert seqs(platform) == [1, 2]
+    assert same(node.directory, platform)
+
+
 def test_writers_of_a_session_that_is_gone_end(store, session, node, platform):
     inputs_put(store, platform)
     with pytest.raises(Overtaken):
