@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.contract.rundir import EVENTS, LOG, MANIFEST, checkpoints
 from engine.storage.session import Session
-from engine.storage.state import State, piece_read
+from engine.storage.state import RANK_LOGS, State, piece_read
 from engine.storage.store import Store
 from engine.storage.trees import (
     Sums,
@@ -25,7 +25,6 @@ from engine.storage.trees import (
 )
 
 INCOMING = ".incoming"
-RANK_LOGS = "rank-*.log"
 
 
 class Downloader:

@@ -24,8 +24,6 @@ from engine.contract.rundir import (
     MANIFEST,
     MODEL,
     SAVE,
-    START,
-    START_ADAPTER,
     all_events,
     checkpoints,
     save_request,
@@ -33,11 +31,11 @@ from engine.contract.rundir import (
     stop_requested,
 )
 from engine.storage.backends import Digest
-from engine.storage.download import RANK_LOGS, Downloader
+from engine.storage.download import Downloader
 from engine.storage.errors import ObjectMissing, Overtaken
 from engine.storage.repeating import Repeating, keep_trying
 from engine.storage.session import SESSION, Live, Session, live_read
-from engine.storage.state import State, state_read, state_write
+from engine.storage.state import FOLDERS, RANK_LOGS, State, state_read, state_write
 from engine.storage.store import FileChanged, Store
 from engine.storage.trees import (
     Sums,
@@ -64,7 +62,6 @@ MOST_SMALL_PIECES = 32
 RANK_LOG_SECONDS = 30.0
 # They tell of folders that must be there before.
 TELL_OF_FOLDERS = frozenset({"checkpoint", "finished", "stopped", "failed"})
-FOLDERS = (START, START_ADAPTER, MODEL)
 
 RESTORE_TRIES = 3
 

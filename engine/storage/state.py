@@ -4,9 +4,21 @@ after all that it names. Who reads it sees a run directory as it was at one mome
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
+from engine.contract.rundir import (
+    CHECKPOINTS,
+    EVENTS,
+    HELD_OUT,
+    LOG,
+    MODEL,
+    START,
+    START_ADAPTER,
+)
 from engine.storage.backends import Digest
 from engine.storage.errors import ObjectBroken
 from engine.storage.session import Session
@@ -14,6 +26,9 @@ from engine.storage.store import Store
 from engine.storage.trees import Tree, object_name, tree_as_json, tree_from_json
 
 VERSION = 1
+RANK_LOGS = "rank-*.log"
+FOLDERS = (START, START_ADAPTER, MODEL)
+CHECKPOINT = re.compile(rf"{CHECKPOINTS}/checkpoint-[0-9]+")
 
 
 @dataclass
@@ -70,8 +85,7 @@ class State:
             name: [Digest(int(size), str(sha256)) for size, sha256 in pieces]
             for name, pieces in data["grown"].items()
         }
-        # Names become paths of this machine: trees check theirs, and these are checked likewise.
-        tree_from_json({name: [0, ""] for name in [*grown, *data["trees"]]})
+        _names_check(grown, data["trees"], data["files"])
         return cls(
             generation=int(data["generation"]),
             number=int(data["number"]),
@@ -81,6 +95,22 @@ class State:
             saves=int(data["saves"]),
             ended=bool(data["ended"]),
         )
+
+
+def _names_check(grown: Iterable[str], trees: Iterable[str], files: Iterable[str]) -> None:
+    """Names become paths of this machine, where files are replaced and folders removed: only what a
+    node writes is taken. Raises ValueError."""
+    others = [
+        *(name for name in grown if name not in (EVENTS, LOG)),
+        *(name for name in trees if name not in FOLDERS and not CHECKPOINT.fullmatch(name)),
+        *(name for name in files if name != HELD_OUT and not _is_rank_log(name)),
+    ]
+    if others:
+        raise ValueError(f"{others[0]!r} is nothing that a node writes.")
+
+
+def _is_rank_log(name: str) -> bool:
+    return fnmatchcase(name, RANK_LOGS) and "/" not in name
 
 
 def state_write(store: Store, session: Session, state: State) -> None:

@@ -753,8 +753,20 @@ def test_other_nodes_get_what_to_begin_with(store, session, node, tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["../../escape", "/escape", "checkpoints/../../escape"])
-def test_names_that_lead_out_of_the_run_directory_are_refused(store, session, node, platform, name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../escape",
+        "/escape",
+        "checkpoints/../../escape",
+        ".",
+        "spec.json",
+        "checkpoints",
+        "checkpoints/checkpoint-1/weights",
+        "rank-1/../../escape.log",
+    ],
+)
+def test_names_that_no_node_writes_are_refused(store, session, node, platform, name):
     from engine.storage.errors import ObjectBroken
 
     Train(node.directory).step(1)
