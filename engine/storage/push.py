@@ -410,7 +410,11 @@ def _continued(store: Store, session: Session, directory: Path, live: Live) -> S
         return None
 
     state = state_read(store, session, live.generation)
-    return state if all(_has(directory / name, pieces) for name, pieces in state.grown.items()) else None
+    return (
+        state
+        if all(_has(directory / name, pieces) for name, pieces in state.grown.items())
+        else None
+    )
 
 
 def _has(path: Path, pieces: list[Digest]) -> bool:
