@@ -86,7 +86,7 @@ class OutputsPush:
         self.lock = -1
         # Folders that were gone in the last round.
         self.missing: set[str] = set()
-        # Of folders that are being put.
+        # Of folders whose upload has begun, until a round has come to its end.
         self.begun: set[Digest] = set()
         # What no state refers to any more, to be deleted once that is written.
         self.dropped: set[Digest] = set()
@@ -287,8 +287,8 @@ class OutputsPush:
             found[name] = self.state.trees[name]
 
         self.missing = missing
-        # Of those that were given up. A storage that is away does not come so far: the next round goes
-        # on with what it has by then.
+        # Nothing refers to those of a folder that was pruned meanwhile. Where the storage went away this
+        # is not reached, and the next round goes on with what is there.
         self.dropped |= self.begun
         self.begun = set()
         for name, tree in self.state.trees.items():
@@ -410,11 +410,10 @@ def _continued(store: Store, session: Session, directory: Path, live: Live) -> S
         return None
 
     state = state_read(store, session, live.generation)
-    return (
-        state
-        if all(_has(directory / name, pieces) for name, pieces in state.grown.items())
-        else None
-    )
+    if not all(_has(directory / name, pieces) for name, pieces in state.grown.items()):
+        return None
+
+    return state
 
 
 def _has(path: Path, pieces: list[Digest]) -> bool:

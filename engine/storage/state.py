@@ -26,6 +26,7 @@ from engine.storage.store import Store
 from engine.storage.trees import Tree, object_name, tree_as_json, tree_from_json
 
 VERSION = 1
+# What of a run directory comes here: besides events and log, and which rows are held out.
 RANK_LOGS = "rank-*.log"
 FOLDERS = (START, START_ADAPTER, MODEL)
 CHECKPOINT = re.compile(rf"{CHECKPOINTS}/checkpoint-[0-9]+")
