@@ -409,6 +409,7 @@ class TrainCallback(TrainerCallback):
 
         checkpoint_seal(folder)
         size = folder_size(folder)
+        replaced = self.replaced()
 
         self.job.emit(
             "checkpoint",
@@ -416,30 +417,25 @@ class TrainCallback(TrainerCallback):
             epoch=round(state.epoch or 0.0, 6),
             value=self.evaluations.get(step),
             size_bytes=size,
-            pruned=self.prune(),
+            pruned=sorted(replaced),
         )
+        # Not before: a train on a cluster resumes only from what its events tell of.
+        for older in replaced.values():
+            shutil.rmtree(older)
 
         self.job.say(f"checkpoint of step {step} saved ({size / 2**20:.0f} MB)")
 
-    def prune(self) -> list[int]:
-        """Keep the last whole checkpoints and the best one besides; the steps of those that were
-        deleted."""
+    def replaced(self) -> dict[int, Path]:
+        """The checkpoints that are not needed any more: all but the last whole ones and the best one
+        besides."""
         # Newest first.
         whole = {
             step: folder
             for step, folder in checkpoints(self.job.directory)
             if checkpoint_is_whole(folder, hashes=False)
         }
-        kept = list(whole)[: self.plan.save_total_limit]
-        best = self.best_of(whole)
-        pruned = []
-
-        for step, folder in whole.items():
-            if step not in kept and step != best:
-                shutil.rmtree(folder)
-                pruned.append(step)
-
-        return sorted(pruned)
+        kept = {*list(whole)[: self.plan.save_total_limit], self.best_of(whole)}
+        return {step: folder for step, folder in whole.items() if step not in kept}
 
 
 def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:

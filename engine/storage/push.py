@@ -283,7 +283,8 @@ class OutputsPush:
 
         missing = self.state.trees.keys() - found.keys()
         for name in missing - self.missing:
-            # The engine tells of what it has pruned after that: the event comes first also here.
+            # The event that tells of it may have come since the events were looked at, and comes
+            # first also here.
             found[name] = self.state.trees[name]
 
         self.missing = missing
@@ -352,7 +353,8 @@ def node_clear(store: Store, folder: Path) -> list[str]:
                 continue
 
             live_read(store, Session(name))
-        except OSError:
+        except (OSError, ValueError):
+            # None of ours.
             continue
         except ObjectMissing:
             shutil.rmtree(directory, ignore_errors=True)
