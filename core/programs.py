@@ -19,7 +19,7 @@ from typing import Any
 from django.conf import settings
 
 from core.processes import clean_environment, confined
-from engine.process.spare_time import use_spare_time
+from engine.process.idle_priority import use_idle_priority
 from engine.process.waiting import ASLEEP
 
 TICK_SECONDS = 1.0
@@ -70,7 +70,7 @@ def program_run(
     memory_bytes: int | None,
     too_long: str = "This took too long and was ended.",
     work: str = READING,
-    uses_spare_time: bool = False,
+    idle_priority: bool = False,
     environment: dict[str, str] | None = None,
     on_report: OnReport = lambda report: None,
     on_tick: OnTick = lambda: None,
@@ -83,7 +83,7 @@ def program_run(
 
     seconds: None for no limit. memory_bytes: of data, without mapped files; None for no limit.
     work: what the program does, as the beginning of a sentence about its failure.
-    uses_spare_time: it computes only while nothing else wants the processor.
+    idle_priority: it computes only while nothing else wants the processor.
 
     Raises ProgramRefusal with the program's own "error", TimeLimitReached with `too_long` after
     `seconds`, ProgramKilled, and ProgramProblem for any other end.
@@ -95,7 +95,7 @@ def program_run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ASLEEP | clean_environment(**(environment or {})),
-        preexec_fn=confined(_limits(memory_bytes), *([use_spare_time] if uses_spare_time else [])),
+        preexec_fn=confined(_limits(memory_bytes), *([use_idle_priority] if idle_priority else [])),
     )
 
     output = _Output(program, work, on_report)

@@ -50,7 +50,6 @@ from engine.contract.rundir import (
     EXIT_FINISHED,
     EXIT_STOPPED,
     EventWriter,
-    all_events,
     checkpoint_is_whole,
     checkpoint_latest,
     checkpoint_step,
@@ -189,9 +188,9 @@ class Client:
     is_submitted: bool = False
     is_running: bool = False
     ending: dict[str, Any] = field(default_factory=dict)
-    # Bytes of events that were looked through for the last one, and whether it was there.
+    # Bytes of events that were looked through for the last one, and its type.
     events_read: int = 0
-    is_told: bool = False
+    last_event: str = ""
     terms: int = 0
     name: str = ""
     over: threading.Event = field(default_factory=threading.Event)
@@ -222,7 +221,7 @@ class Client:
 
         try:
             self._submit(order)
-            ended = self._watched()
+            ended = self._watch_to_end()
         finally:
             self.over.set()
             renewing.join()
@@ -378,7 +377,7 @@ class Client:
             name = lease_object(self.outputs.session.name)
             self.lease_store.put_bytes(lease.to_bytes(), name)
 
-    def _watched(self) -> JobState | None:
+    def _watch_to_end(self) -> JobState | None:
         """As _watch. A cluster that is gone after the train's last event costs nothing."""
         try:
             return self._watch()
@@ -420,7 +419,7 @@ class Client:
                 return None
 
             # Ranks that wait for the first one do not see that it stopped before the first step.
-            if self._is_told_of_end():
+            if self._has_all():
                 over_since = over_since or time.monotonic()
                 if time.monotonic() - over_since > LEAVING_SECONDS:
                     self._stop_job()
@@ -463,20 +462,23 @@ class Client:
         return fail(self._failure(state), self.job.directory, events)
 
     def _last_event(self) -> str:
-        """The ending that a rank has written; "" where none has."""
+        """The ending that a rank has written; "" where none has. Reads what is new since the last
+        call."""
         first = self.job.events.seq
-        kinds = [e["type"] for e in all_events(self.job.directory) if e["seq"] > first]
-        return next((kind for kind in reversed(kinds) if kind in ENDINGS), "")
+        while True:
+            events, end = read_events(self.job.directory, self.events_read)
+            for event in events:
+                if event["seq"] > first and event["type"] in ENDINGS:
+                    self.last_event = event["type"]
 
-    def _is_told_of_end(self) -> bool:
+            if end == self.events_read:
+                return self.last_event
+
+            self.events_read = end
+
+    def _has_all(self) -> bool:
         """Whether the last event is here, and all that it tells of."""
-        if self.outputs is not None:
-            return self.outputs.ended
-
-        events, self.events_read = read_events(self.job.directory, self.events_read)
-        first = self.job.events.seq
-        self.is_told |= any(e["seq"] > first and e["type"] in ENDINGS for e in events)
-        return self.is_told
+        return bool(self._last_event()) if self.outputs is None else self.outputs.ended
 
     def _failure(self, state: JobState) -> Failure:
         # Ray keeps the last lines of the log of a job that failed, where the log itself was not to be

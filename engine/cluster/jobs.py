@@ -98,11 +98,8 @@ def jobs_end(api: RayApi, train: str) -> list[str]:
     found = running = jobs_of(api, train)
     deadline = time.monotonic() + ENDING_SECONDS
 
-    for job in running:
-        job_stop(api, job)
-
-    while running := jobs_of(api, train) if running else []:
-        # One that was only about to begin may not have heard it.
+    while running:
+        # Again each time: one that was only about to begin may not have heard it.
         for job in running:
             job_stop(api, job)
 
@@ -113,5 +110,6 @@ def jobs_end(api: RayApi, train: str) -> list[str]:
             )
 
         time.sleep(TICK_SECONDS)
+        running = jobs_of(api, train)
 
     return found

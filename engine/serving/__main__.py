@@ -18,8 +18,8 @@ from typing import Any, TextIO
 from engine.loading.architecture import Refused, reason
 from engine.messages.failures import TrainError
 from engine.models.inspect import ModelProblem
+from engine.process.idle_priority import all_threads_use_idle_priority
 from engine.process.isolation import confine, die_with_parent
-from engine.process.spare_time import all_threads_use_spare_time
 from engine.process.waiting import threads_wait_asleep
 from engine.serving.order import LLAMA_CPP, TRANSFORMERS, VLLM, Ready, ServeOrder, order_read
 
@@ -50,8 +50,8 @@ def main() -> None:
         ready = start(order)
         # Not before: loading takes a second of a processor, and would take many beside a train, for
         # which somebody waits.
-        if order.uses_spare_time:
-            all_threads_use_spare_time()
+        if order.idle_priority:
+            all_threads_use_idle_priority()
 
         say(ready=asdict(ready))
     except (Refused, ModelProblem) as error:

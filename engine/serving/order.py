@@ -33,7 +33,7 @@ class ServeOrder:
     """backend: of BACKENDS. base: the folder of a model, for llama.cpp a GGUF file. context:
     tokens of one conversation, prompt and answer together; 0 for what the model was trained with, as
     far as memory allows. parallel: conversations that are answered at once; others wait. threads:
-    of the processor; 0 for as many as the machine has. uses_spare_time: once it
+    of the processor; 0 for as many as the machine has. idle_priority: once it
     has loaded, it computes only while nothing else wants the processor."""
 
     backend: str
@@ -42,7 +42,7 @@ class ServeOrder:
     context: int = 0
     parallel: int = 4
     threads: int = 0
-    uses_spare_time: bool = False
+    idle_priority: bool = False
     embeddings: bool = False
 
 

@@ -85,7 +85,7 @@ class ChildOrder:
             ],
             "parallel": self.parallel,
             "threads": self.threads,
-            "uses_spare_time": self.is_beside_a_train,
+            "idle_priority": self.is_beside_a_train,
         }
 
 

@@ -285,7 +285,7 @@ class Preparations:
             (str(base), "--base", placement.base_path, *(adapter if target is not None else ())),
             placement,
             "Comparing",
-            uses_spare_time=True,
+            idle_priority=True,
         )
         if done.get("passed"):
             record_write(path, replace(record, note="", is_compared=True))
@@ -457,10 +457,10 @@ class Preparations:
         placement: Placement,
         words: str,
         tell: Tell = lambda words, progress: None,
-        uses_spare_time: bool = False,
+        idle_priority: bool = False,
     ) -> dict[str, Any]:
         tell(words, 0.0)
-        has_one_thread = uses_spare_time or self.is_beside_a_train
+        has_one_thread = idle_priority or self.is_beside_a_train
 
         return program_run(
             module,
@@ -469,7 +469,7 @@ class Preparations:
             memory_bytes=6 * 2**30 + 5 * placement.size_bytes,
             too_long="Preparing the model took too long.",
             work="Preparing the model",
-            uses_spare_time=uses_spare_time,
+            idle_priority=idle_priority,
             environment={"OMP_NUM_THREADS": "1"} if has_one_thread else None,
             on_report=lambda news: tell(words, float(news.get("progress", 0))),
             on_tick=self._check_closing,

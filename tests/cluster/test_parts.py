@@ -270,11 +270,11 @@ def test_a_cluster_that_goes_away_after_the_last_event_costs_nothing(
     events.write("metrics", step=1, epoch=1.0, split="train", values={"loss": 1.0})
     if not is_told:
         with pytest.raises(ClusterAway, match="did not come back"):
-            client._watched()
+            client._watch_to_end()
         return
 
     events.write("finished", step=1)
-    assert client._end(client._watched()) == EXIT_FINISHED
+    assert client._end(client._watch_to_end()) == EXIT_FINISHED
 
 
 def test_a_failure_is_found_in_what_ray_keeps_of_the_log(tmp_path, capsys):

@@ -37,7 +37,7 @@ FACTS = {
 
 def test_it_says_what_it_does_and_ends_with_its_input(served):
     order = order_of(LLAMA_CPP, served.file, served.adapter_file)
-    process = ServerProcess(replace(order, uses_spare_time=True))
+    process = ServerProcess(replace(order, idle_priority=True))
     assert [*process.said[0]] == ["phase"]
     ready = process.ready
     assert sorted(ready.extras) == ["", "train-1"]

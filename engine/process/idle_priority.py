@@ -1,4 +1,4 @@
-"""Compute in the time that the processor has to spare beside a train.
+"""Idle priority: compute while nothing else wants the processor, beside a train above all.
 
 The threads of a train meet after every operation, thousands of times a step, and sleep until the last
 has come. A niced thread is not preempted when one of them wakes: it keeps its processor for
@@ -15,7 +15,7 @@ from pathlib import Path
 LOWEST = 19
 
 
-def use_spare_time(thread: int = 0) -> None:
+def use_idle_priority(thread: int = 0) -> None:
     """For that thread of this process, 0 for the calling one, and all that it starts from now on. For
     good: only the system's administrator can take it back."""
     if hasattr(os, "SCHED_IDLE"):
@@ -24,11 +24,11 @@ def use_spare_time(thread: int = 0) -> None:
         os.setpriority(os.PRIO_PROCESS, thread, LOWEST)
 
 
-def all_threads_use_spare_time() -> None:
+def all_threads_use_idle_priority() -> None:
     """For all threads that this process has now, and all that it will have."""
     tasks = Path("/proc/self/task")
     threads = [int(path.name) for path in tasks.iterdir()] if tasks.exists() else [0]
     for thread in threads:
         # It may have ended meanwhile.
         with suppress(ProcessLookupError):
-            use_spare_time(thread)
+            use_idle_priority(thread)
