@@ -78,7 +78,7 @@ class SignInView(APIView):
         user = authenticate(request._request, username=data["username"], password=data["password"])
         if user is None:
             raise exceptions.AuthenticationFailed(
-                "Name and password do not match. Capital letters count."
+                "The name or the password is wrong. Passwords are case-sensitive."
             )
 
         token, text = token_create(user=user, name=data["name"], scope=data["scope"])

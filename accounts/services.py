@@ -67,7 +67,7 @@ def password_change(*, user: User, request: HttpRequest, old: str, new: str) -> 
     Raises UserError where `old` is wrong or `new` is too weak.
     """
     if authenticate(request, username=user.get_username(), password=old) != user:
-        raise UserError({"old_password": ["That is not your present password."]})
+        raise UserError({"old_password": ["That is not your current password."]})
 
     try:
         validate_password(new, user)

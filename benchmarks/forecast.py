@@ -3,7 +3,8 @@ adapters.
 
     python -m benchmarks.forecast              the whole grid, some 20 minutes of two processors
     python -m benchmarks.forecast --only sft   cases whose name has this in it
-    python -m benchmarks.forecast --write      write the figures to results/forecast.json
+    python -m benchmarks.forecast --write      write the figures to results/forecast.json; with --only in
+                                               place of those of these cases
 
 Each case is a train of a few steps with evaluation, a sample answer and its saving, in a process of its
 own that is forked from one that has imported what trains, as the platform's engines are. Measured is
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,20 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "num_experts_per_tok": 2,
         },
     ),
+    "many experts": (
+        "qwen3_moe",
+        {
+            "hidden_size": 256,
+            "intermediate_size": 768,
+            "moe_intermediate_size": 192,
+            "num_hidden_layers": 10,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "num_experts": 16,
+            "num_experts_per_tok": 4,
+        },
+    ),
 }
 
 
@@ -178,6 +194,9 @@ CASES = (
     Case("gemma", "dpo", 256, 4),
     Case("experts", "sft", 256, 16),
     Case("experts", "sft", 256, 8, FULL),
+    Case("experts", "dpo", 256, 4),
+    Case("many experts", "sft", 256, 16),
+    Case("many experts", "sft", 256, 8, FULL),
 )
 
 
@@ -335,6 +354,7 @@ def measure(case: Case, model: Path, folder: Path, device: Target) -> dict[str, 
         shape,
         case.recipe,
         parameters,
+        device,
         rows=lengths["rows"],
         prompts=lengths["prompts"],
         steps=STEPS,
@@ -389,6 +409,16 @@ def report(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def kept_results(measured: set[str]) -> list[dict[str, Any]]:
+    """The figures of the other cases, as they were written last."""
+    if not RESULT.exists():
+        return []
+
+    return [
+        case for case in json.loads(RESULT.read_text())["cases"] if case["case"] not in measured
+    ]
+
+
 def line(result: dict[str, Any]) -> str:
     if "failed" in result:
         return f"{result['case']:64} failed ({result['failed']})"
@@ -430,12 +460,16 @@ def main() -> int:
             shutil.rmtree(folder)
             print(line(results[-1]), flush=True)
 
+    if options.only:
+        results = [*kept_results({result["case"] for result in results}), *results]
+
     summary = report(results)
     print(json.dumps(summary))
     if options.write:
         RESULT.write_text(
             json.dumps(
                 {
+                    "date": datetime.now(UTC).date().isoformat(),
                     "machine": f"{processor_name()}, {os.cpu_count()} processors",
                     "device": asdict(device),
                     "versions": versions(),

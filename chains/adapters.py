@@ -42,7 +42,7 @@ def stage_parameters(stages: Sequence[Stage], index: int) -> dict[str, Any]:
 
     named = {name: parameters[name] for name in adapter if parameters.get(name) is not None}
     errors = {
-        name: [f"The adapter of stage {index} has {adapter[name]}, and is carried on as it is."]
+        name: [f"The adapter of stage {index} has {adapter[name]}, and is continued as it is."]
         for name, value in named.items()
         if value != adapter[name]
     }
@@ -56,7 +56,7 @@ def _of_the_base_model(stage: Stage) -> dict[str, Any]:
     """The parameters of a first stage that carries its base model's adapter on."""
     owner = stage.chain.owner
     if stage.method is None or stage.base_model is None or owner is None:
-        raise UserError({"start": ["There is no adapter to carry on."]})
+        raise UserError({"start": ["There is no adapter to continue."]})
 
     try:
         return carried_parameters(stage.method, stage.base_model, stage.parameters, owner)
@@ -74,7 +74,7 @@ def stage_adapter(stages: Sequence[Stage], index: int) -> dict[str, Any]:
     leaves none."""
     stage = stages[index]
     if stage.method is None or stage.method.is_custom:
-        raise UserError({"start": [f"Stage {index + 1} leaves no adapter to carry on."]})
+        raise UserError({"start": [f"Stage {index + 1} leaves no adapter to continue."]})
 
     try:
         given = stage_parameters(stages, index)
@@ -82,11 +82,11 @@ def stage_adapter(stages: Sequence[Stage], index: int) -> dict[str, Any]:
             stage.method, given, device=device_kind_for(stage.launcher, worker_state())
         )
     except UserError as refusal:
-        text = f"Stage {index + 1}, whose adapter is to be carried on, has errors."
+        text = f"Stage {index + 1}, whose adapter is to be continued, has errors."
         raise UserError({"start": [text]}) from refusal
 
     if whole.get("adapter") != LORA:
-        text = f"Stage {index + 1} trains all weights and leaves no adapter to carry on."
+        text = f"Stage {index + 1} trains all weights and leaves no adapter to continue."
         raise UserError({"start": [text]})
 
     adapter = {name: whole[name] for name in GIVEN_PARAMETERS if name in whole}

@@ -1,7 +1,7 @@
 """How a chain goes on: the next train, the gate behind it, the model that is made of it.
 
 Everything follows from what the database says of the newest stage that has begun, so that a chain
-is asked again and again (every few seconds, by the house-keeping, and after whatever a person does)
+is asked again and again (every few seconds, by the housekeeping, and after whatever a person does)
 and whoever is killed in the middle leaves nothing half done. The chain's row is locked meanwhile:
 no stage begins twice."""
 
@@ -133,7 +133,7 @@ def _start_reason(stage: Stage, refusal: UserError) -> str:
     """An ordered stage is not changed any more: what it needs has to come back."""
     reason = f"Stage {stage.position} cannot start: {refusal.message}"
     if set(refusal.fields) <= set(WORDS):
-        reason += " Share or restore it, then go on; or copy the chain."
+        reason += " Share or restore it, then continue; or copy the chain."
 
     return reason
 
@@ -248,7 +248,7 @@ def _merge(chain: Chain, stage: Stage) -> bool:
     try:
         model = model_of(stage.run) or _merge_named(chain, stage, stage.run, chain.owner)
     except UserError as refusal:
-        reason = f"Stage {stage.position}: no model can be made of its train. {refusal.message}"
+        reason = f"Stage {stage.position}: no model can be made from its train. {refusal.message}"
         return chain_stop(chain, reason)
 
     _write(stage, model=model)
@@ -276,7 +276,7 @@ def model_obstacle(stage: Stage) -> str:
         return f"{name}: its model could not be made. {model.error}".strip()
     if model.proof_state == "failed" and not stage.proof_waived:
         return (
-            f"{name}: the model that was made of its train is not the model that was trained. See "
+            f"{name}: the model that was made from its train is not the model that was trained. See "
             "its proof."
         )
 

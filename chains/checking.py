@@ -80,6 +80,7 @@ def _stage_errors(
                 "dataset",
                 "evaluation_dataset",
                 "parameters",
+                "system_prompt",
                 "starts_after",
                 "labels",
                 "launcher",

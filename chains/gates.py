@@ -43,7 +43,7 @@ def gate_check(stage: Stage, method: TrainingMethod, eval_rows: int | None) -> N
     errors: dict[str, list[str]] = {}
 
     if stage.gate == Gate.BETTER and eval_rows == 0:
-        errors["gate"] = ["Nothing is held out, so there is no evaluation to become better."]
+        errors["gate"] = ["No rows are held out, so there is no evaluation to become better."]
 
     if stage.gate in BOUNDS:
         known = METRICS.get(method.recipe)
@@ -52,7 +52,7 @@ def gate_check(stage: Stage, method: TrainingMethod, eval_rows: int | None) -> N
         elif not METRIC.fullmatch(stage.gate_metric):
             errors["gate_metric"] = ["Name a value that the train measures, such as eval_loss."]
         elif is_evaluation(stage.gate_metric) and eval_rows == 0:
-            errors["gate_metric"] = ["Nothing is held out, so this is never measured."]
+            errors["gate_metric"] = ["No rows are held out, so this is never measured."]
 
         if stage.gate_value is None or not math.isfinite(stage.gate_value):
             errors["gate_value"] = ["Give a number."]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from django.db.models import QuerySet
+
 from chains.models import Chain, Stage
 from training.models import TrainRun
 from training.train.reward_resources import is_reward_model, scorers_named
 
-STANDS_ON_IT = "A chain that runs stands on this train. Cancel the chain first."
+WAITS_FOR_IT = "A chain waits until this train has succeeded. Cancel the chain first."
+STANDS_ON_IT = "A running chain needs this train. Cancel the chain first."
 
 
 def chain_needs(run: TrainRun) -> str:
-    """Why a chain needs the train: it is one of its stages, or the reward model of a stage that has
-    not ended; "" where none does."""
+    """Why a chain needs the train: it is one of its stages, the reward model of a stage that has not
+    ended, or what its first stage is to wait for; "" where none does."""
     stages = Stage.objects.filter(chain__status=Chain.Status.RUNNING)
     if stages.filter(run=run).exists():
         return STANDS_ON_IT
+    if first_to_wait().filter(chain__starts_after=run).exists():
+        return WAITS_FOR_IT
     if not is_reward_model(run):
         return ""
 
@@ -22,3 +27,12 @@ def chain_needs(run: TrainRun) -> str:
     lists = to_come.values_list("parameters", flat=True)
     is_named = any(run.pk in scorers_named(parameters) for parameters in lists)
     return STANDS_ON_IT if is_named else ""
+
+
+def first_to_wait() -> QuerySet[Stage]:
+    """The first stages of chains that run, where their trains are not made yet and will wait for one
+    that has not succeeded."""
+    stages = Stage.objects.filter(chain__status=Chain.Status.RUNNING, position=1, began_at=None)
+    return stages.exclude(chain__starts_after=None).exclude(
+        chain__starts_after__status=TrainRun.Status.FINISHED
+    )

@@ -140,7 +140,7 @@ class ChainGoOnView(ChainActionView):
         if chain.status == Status.STOPPED:
             raise UserError(chain.reason)
 
-        return f"{chain.name} goes on."
+        return f"{chain.name} continues."
 
 
 class ChainRenameView(ChainActionView):

@@ -43,7 +43,7 @@ ASKED = (
     "gate_metric",
     "gate_value",
 )
-NOT_A_DRAFT = "This chain was ordered already. Copy it to change it."
+NOT_A_DRAFT = "This chain has already been started. Copy it to change it."
 
 
 # Drafts
@@ -305,7 +305,7 @@ def chain_go_on(*, chain: Chain, by: User, train: TrainRun | None = None) -> Cha
     with transaction.atomic():
         chain = Chain.objects.select_for_update(of=("self",)).get(pk=chain.pk)
         if chain.status != Status.STOPPED:
-            raise UserError("Only a chain that has stopped can go on.", code="wrong_state")
+            raise UserError("Only a chain that has stopped can continue.", code="wrong_state")
 
         stages = list(chain.stages.select_related("run", "model"))
         begun = [stage for stage in stages if stage.has_begun]

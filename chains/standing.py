@@ -198,8 +198,8 @@ def go_on_words(chain: Chain) -> str:
     if run is None or run.status in (RunStatus.FAILED, RunStatus.STOPPED):
         return f"Start stage {stage.position} again"
     if run.status == RunStatus.FINISHED and stage.passed is False and not stage.gate_waived:
-        return "Go on anyway"
+        return "Continue anyway"
 
     model = stage.model
     is_unproved = model is not None and model.proof_state == "failed" and not stage.proof_waived
-    return "Go on anyway" if is_unproved else f"Go on from stage {stage.position}"
+    return "Continue anyway" if is_unproved else f"Continue from stage {stage.position}"

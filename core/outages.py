@@ -38,7 +38,7 @@ DISK_FULL = Outage(
     507,
     "no_disk_space",
     "The disk is full",
-    "Nothing can be saved until there is room again. What is there can be read, and running "
+    "Nothing can be saved until there is room again. Existing data can still be read, and running "
     "trains try to continue. Delete what you do not need any more, or tell your operator.",
 )
 DATABASE_BUSY = Outage(
@@ -52,15 +52,15 @@ DATABASE_UNAVAILABLE = Outage(
     503,
     "database_unavailable",
     "The database does not answer",
-    "Running trains continue. Try again in a moment; if this stays, tell your operator.",
+    "Running trains continue. Try again in a moment; if this persists, tell your operator.",
     RETRY_SECONDS,
 )
 QUEUE_UNAVAILABLE = Outage(
     503,
     "queue_unavailable",
     "The queue does not answer",
-    "Running trains continue, and the queue is kept. Try again in a moment; if this stays, tell "
-    "your operator.",
+    "Running trains continue, and the queue is kept. Try again in a moment; if this persists, "
+    "tell your operator.",
     RETRY_SECONDS,
 )
 

@@ -59,6 +59,10 @@ class TimeLimitReached(ProgramProblem):
     """The program ran for longer than it may."""
 
 
+class MemoryLimitReached(ProgramProblem):
+    """The program needed more memory than it may use."""
+
+
 class ProgramKilled(ProgramProblem):
     """Something else ended the program, most likely the kernel for lack of memory."""
 
@@ -128,7 +132,11 @@ def program_run(
     if code in KILLED:
         raise ProgramKilled(f"{work} was killed, most likely for lack of memory.")
 
-    raise ProgramProblem(_cause(work, output.stderr_text))
+    if any(sign in output.stderr_text for sign in OUT_OF_MEMORY):
+        raise MemoryLimitReached(f"{work} needed more memory than it may use and was ended.")
+
+    damaged = " The files may be damaged." if work == READING else ""
+    raise ProgramProblem(f"{work} ended with an error.{damaged} Ask your operator.")
 
 
 class _Output:
@@ -220,14 +228,6 @@ def _limits(memory_bytes: int | None) -> Callable[[], None]:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     return apply
-
-
-def _cause(work: str, stderr: str) -> str:
-    if any(sign in stderr for sign in OUT_OF_MEMORY):
-        return f"{work} needed more memory than it may use and was ended."
-
-    damaged = " The files may be damaged." if work == READING else ""
-    return f"{work} ended with an error.{damaged} Ask your operator."
 
 
 def folder_bytes(path: Path) -> int:

@@ -23,12 +23,14 @@ SIGNED_SECONDS = 3600
 class SessionStore(db.SessionStore):
     """Django's sessions in the database, or signed in the cookie where they cannot be stored."""
 
-    def _is_signed(self) -> bool:
+    @property
+    def is_signed(self) -> bool:
+        """Whether the session is in the cookie itself and is no row."""
         # Keys of stored sessions are letters and digits.
         return ":" in (self.session_key or "")
 
     def load(self) -> dict[str, Any]:
-        if not self._is_signed():
+        if not self.is_signed:
             return dict(super().load())
 
         try:
@@ -45,7 +47,7 @@ class SessionStore(db.SessionStore):
         return data
 
     def save(self, must_create: bool = False) -> None:
-        if self._is_signed():
+        if self.is_signed:
             self._sign()
             return
 

@@ -29,8 +29,8 @@ CHECK_ENDINGS = {
         "smaller ones, or ask your operator for more time (DEEPEXTENSION_BACKGROUND_MINUTES)."
     ),
     BROKE_OFF: (
-        "The check broke off several times at this file. It may be damaged, or need more memory "
-        "than there is. Split it into smaller files, or save it as JSONL."
+        "The check crashed several times on this file. The file may be damaged, or need more memory "
+        "than there is. Save it again, or split it into smaller ones."
     ),
 }
 

@@ -59,9 +59,12 @@ TYPE_NAMES = {
     type(None): "null",
     bytes: "bytes",
 }
-EMPTY = "The file has no rows. Upload a file with one example a row."
+EMPTY = "The file has no rows. Upload a file with one example per row."
 NOTHING_IN_ROWS = "Its rows are empty: none of them has a column. Write one example into each row."
-BROKE_OFF = "The check broke off several times at this file. It may be damaged, or made to do so."
+BROKE_OFF = (
+    "The check crashed several times on this file. The file may be damaged. Save it again, or split "
+    "it into smaller ones."
+)
 OUT_OF_MEMORY = (
     "Reading this file takes more memory than there is. Split it into smaller rows or row groups."
 )
@@ -380,7 +383,7 @@ def obstacle(findings: Findings) -> str:
 
 
 def none_of(rows: int) -> str:
-    return f"None of the {rows:,} rows" if rows > 1 else "Not even the only row"
+    return f"None of the {rows:,} rows" if rows > 1 else "None of its rows"
 
 
 def _checked_here(dataset: Dataset) -> Any:

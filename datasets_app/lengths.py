@@ -34,7 +34,7 @@ COUNTED_BYTES_A_SECOND = 500_000
 COUNT_ENDINGS = {
     CANCELLED: "Counting was cancelled. Training works without it.",
     TOO_LONG: "Counting took longer than {limit} and was ended. Training works without it.",
-    BROKE_OFF: "Counting broke off several times. Training works without it.",
+    BROKE_OFF: "Counting crashed several times. Training works without it.",
 }
 
 # More than the background workers allow: the last resort against a count that never succeeds.

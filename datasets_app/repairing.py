@@ -232,7 +232,7 @@ def repair_apply(dataset: Dataset) -> str:
     """
     parent = dataset.parent
     if parent is None or not parent.path.is_file():
-        return "What it was to be made of is gone."
+        return "The version that it was to be made from was deleted."
 
     temporary = dataset.path.with_suffix(".tmp")
 

@@ -178,7 +178,7 @@ def changes_check(dataset: Dataset, by: User, more: int) -> None:
 
     if dataset.row_changes.filter(version=None).count() + more > WAITING_LIMIT:
         raise UserError(
-            f"At most {WAITING_LIMIT:,} changed rows can wait. Make a version of those that do."
+            f"At most {WAITING_LIMIT:,} changed rows can wait. Make a version with those that do."
         )
 
 

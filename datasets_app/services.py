@@ -344,7 +344,7 @@ def dataset_delete(*, dataset: Dataset, by: User) -> None:
 
     if dataset.repaired.exists() or dataset.later_versions.exists():
         raise UserError(
-            f"Versions were made of {dataset.title}, so it is kept. Archive it instead.",
+            f"Other versions were made from {dataset.title}, so it is kept. Archive it instead.",
             code="in_use",
         )
 
@@ -356,7 +356,7 @@ def dataset_delete(*, dataset: Dataset, by: User) -> None:
             transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
     except ProtectedError as error:
         raise UserError(
-            "A train used this dataset, or a chain or sweep that runs will, so it stays on record. "
+            "A train used this dataset, or a running chain or sweep will, so it stays on record. "
             "Archive it instead.",
             code="in_use",
         ) from error

@@ -94,8 +94,8 @@ def export_make(pk: int) -> None:
             logger.exception("export %s", pk)
             _fail(
                 export,
-                "The export ended by a fault of the platform. Ask your operator to look into the "
-                "log.",
+                "The export failed because of a fault in the platform. Ask your operator to look at "
+                "the log.",
             )
 
 

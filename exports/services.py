@@ -98,7 +98,7 @@ def export_add(
     if is_quantized(format, content):
         options["quantization"] = _quantization(quantization)
     elif quantization:
-        raise UserError({"quantization": [f"{Format(format).label} has no quantization."]})
+        raise UserError({"quantization": [f"{Format(format).label} has no quantisation."]})
 
     if "safetensors" in (format, content):
         options["shard_bytes"] = _shard_bytes(shard_bytes)

@@ -303,7 +303,7 @@ class ExportDeliverView(ExportActionView):
 class ExportDeleteView(ExportActionView):
     def change(self, request: HttpRequest, export: Export) -> str:
         export_delete(export=export, by=reader_of(request))
-        return "The export and its files are gone."
+        return "The export and its files are deleted."
 
     def address_done(self, request: HttpRequest, export: Export) -> str:
         return reverse("models:detail", args=[export.model_id])

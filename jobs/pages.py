@@ -194,7 +194,11 @@ class JobStopView(JobActionView):
 class JobMoveView(JobActionView):
     def change(self, request: HttpRequest, row: Job) -> str:
         job = job_move(job=row, by=reader_of(request), to=request.POST.get("to", ""))
-        return f"{job.name} is now {ordinal(job_position(job))} in line."
+        position = job_position(job)
+        if not position:
+            return f"{job.name} was moved. It is paused and takes that place when it continues."
+
+        return f"{job.name} is now {ordinal(position)} in line."
 
 
 class JobDeleteView(JobActionView):

@@ -4,7 +4,8 @@ Glossary:
 
 lane          What a job waits for: a device, or a background worker for work of about its length.
 place         The number in the database by which jobs of one lane and priority are ordered.
-position      What people see: 1 for the job that starts next in its lane, over all priorities.
+position      What people see: 1 for the job that starts next in its lane, over all priorities. One
+              that pauses has none.
 turn          How many jobs of the same owner run or wait in front; fair share orders by it.
 """
 
@@ -41,21 +42,27 @@ def in_order(rows: JobQuerySet[J]) -> JobQuerySet[J]:
 def may_start() -> Q:
     """Waits for a worker only: for no other job, and not for the end of a pause."""
     waits_for_none = Q(starts_after=None) | Q(starts_after__status=Status.FINISHED)
-    return waits_for_none & _is_due()
+    return waits_for_none & is_due()
 
 
-def _is_due() -> Q:
+def is_due() -> Q:
     return Q(due_at=None) | Q(due_at__lte=timezone.now())
 
 
+def is_paused(job: Job) -> bool:
+    """Whether it waits for a time, and not for its turn."""
+    is_early = job.due_at is not None and job.due_at > timezone.now()
+    return job.status == Status.QUEUED and is_early
+
+
 def job_position(job: Job) -> int:
-    """1 for the next job of its lane; 0 for one that does not wait."""
-    if job.status != Status.QUEUED:
+    """1 for the next job of its lane; 0 for one that does not wait, or pauses."""
+    if job.status != Status.QUEUED or is_paused(job):
         return 0
 
     before_in_priority = Q(place__lt=job.place) | Q(place=job.place, number__lt=job.number)
     ahead = Q(priority__gt=job.priority) | Q(priority=job.priority) & before_in_priority
-    return waiting(job.lane).filter(_is_due(), ahead).count() + 1
+    return waiting(job.lane).filter(is_due(), ahead).count() + 1
 
 
 def queue_insert(job: Job, *, first: bool = False) -> None:
@@ -66,7 +73,7 @@ def queue_insert(job: Job, *, first: bool = False) -> None:
     twenty trains of one person wait behind the first of another. It goes behind a job that gathers
     devices, which those that come later could else put off for ever. `first`: to the front of its
     priority, for a job that ran already and lost its worker."""
-    others = waiting(job.lane).filter(_is_due(), priority=job.priority).exclude(number=job.number)
+    others = waiting(job.lane).filter(is_due(), priority=job.priority).exclude(number=job.number)
 
     if first:
         least = others.aggregate(least=Min("place"))["least"]

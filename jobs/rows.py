@@ -18,6 +18,7 @@ from core.requests import row_or_404
 from jobs.durations import run_seconds
 from jobs.kinds import Kind, addresses_of, kind_of, kinds
 from jobs.models import Job, JobQuerySet
+from jobs.queue import is_due, is_paused
 
 Status = Job.Status
 Lane = Job.Lane
@@ -36,8 +37,9 @@ class JobRow:
     """One job as this reader sees it.
 
     position: its place among those that wait for the same workers, 1 for the next; 0 for one that
-    does not wait. address: the page of what it is about, "" for none. after: the unfinished job for
-    which it waits, where the reader may see that one (waits_for_another says whether there is one).
+    does not wait, or pauses. address: the page of what it is about, "" for none. after: the
+    unfinished job for which it waits, where the reader may see that one (waits_for_another says
+    whether there is one).
     """
 
     job: Job
@@ -85,10 +87,9 @@ class JobRow:
         return self.waits and before is not None and before.status != Status.FINISHED
 
     @property
-    def is_tried_again(self) -> bool:
-        """Whether it has failed, and pauses before its next attempt."""
-        due = self.job.due_at
-        return self.waits and due is not None and due > timezone.now()
+    def pauses(self) -> bool:
+        """Whether it has failed (`job.error`) or was put off, and is not begun again yet."""
+        return is_paused(self.job)
 
     @property
     def seconds_waited(self) -> float | None:
@@ -145,11 +146,10 @@ def train_of(job: Job) -> Any:
 
 
 def positions() -> dict[int, int]:
-    """{number: position} of all waiting jobs, the next one of each lane at 1. Those that a reader
-    may not see are counted too."""
-    order = Job.objects.filter(status=Status.QUEUED).order_by(
-        "lane", "-priority", "place", "number"
-    )
+    """{number: position} of all jobs that wait for their turn, the next one of each lane at 1. Those
+    that a reader may not see are counted too."""
+    waiting = Job.objects.filter(is_due(), status=Status.QUEUED)
+    order = waiting.order_by("lane", "-priority", "place", "number")
     counts: Counter[int] = Counter()
     found = {}
 

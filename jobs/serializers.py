@@ -49,9 +49,11 @@ class JobSerializer(serializers.Serializer[JobRow]):
     )
     priority = PriorityField(source="job.priority")
     position = serializers.IntegerField(
-        help_text="1 for the next of its lane to start, 0 if it does not wait."
+        help_text="1 for the next of its lane to start, 0 if it does not wait, or not before due_at."
     )
-    phase = serializers.CharField(source="job.phase", help_text="What it does now, in words.")
+    phase = serializers.CharField(
+        source="job.phase", help_text="What it does now, or waits for while it pauses, in words."
+    )
     progress = serializers.FloatField(
         allow_null=True, help_text="Share that is done, 0 to 1; null where that is not known."
     )
@@ -68,7 +70,7 @@ class JobSerializer(serializers.Serializer[JobRow]):
     due_at = serializers.DateTimeField(
         source="job.due_at",
         allow_null=True,
-        help_text="After a failure: it is not tried again before.",
+        help_text="It is not begun again before: it has failed, or could not go on.",
     )
     error = serializers.SerializerMethodField(
         help_text="Why it failed, or why its latest attempt did."

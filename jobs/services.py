@@ -16,7 +16,6 @@ kind writes that down, and the job says why.
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -30,8 +29,8 @@ from django.utils import timezone
 
 from core.errors import UserError
 from core.ownership import deletion_check, owner_check
-from core.processes import process_is_alive
 from jobs.adding import wake_workers
+from jobs.devices.lost_workers import supervisor_is_alive
 from jobs.durations import run_seconds
 from jobs.kinds import (
     BROKE_OFF,
@@ -106,9 +105,10 @@ def job_claim(lane: int, *, worker: str, host: str, process: str) -> Job | None:
 
 
 def jobs_ahead(key: str) -> int | None:
-    """How many jobs of the same lane go first; None for one that does not wait."""
+    """How many jobs of the same lane go first; None for one that does not wait for its turn."""
     job = Job.objects.filter(key=key, status=Status.QUEUED).first()
-    return None if job is None else job_position(job) - 1
+    position = 0 if job is None else job_position(job)
+    return position - 1 if position else None
 
 
 # Ending
@@ -248,11 +248,27 @@ def job_give_back(job: Job, *, uncounted: bool = False) -> bool:
     return _queue_again(job, resumes=job.resumes + 1)
 
 
+def jobs_give_back_unknown(*, host: str, process: str) -> None:
+    """For a worker that is idle: give back what the database says it works on. The answer to its
+    claim was lost, so that it never learned of it."""
+    for job in background().active().filter(host=host, process=process):
+        if job_give_back(job, uncounted=True):
+            logger.warning("%s was claimed by a worker that did not learn of it", job.key)
+
+
 def job_put_off(job: Job, seconds: float, words: str) -> bool:
-    """Begin it again after so long: it could not go on, and nothing was wrong (jobs.kinds.NotNow).
-    Returns whether this caller wrote that."""
-    due_at = timezone.now() + timedelta(seconds=seconds)
-    return _queue_again(job, due_at=due_at, phase=words[:80])
+    """Begin it again after so long, where it stood in line: it could not go on, and nothing was
+    wrong (jobs.kinds.NotNow). Returns whether this caller wrote that."""
+    return _queue_again(
+        job,
+        keeps_place=True,
+        due_at=timezone.now() + timedelta(seconds=seconds),
+        phase=words[:80],
+        # Of an attempt that failed before this one.
+        error_code="",
+        error="",
+        error_advice="",
+    )
 
 
 def job_failed(job: Job, error: str) -> bool:
@@ -289,7 +305,7 @@ def _give_up(job: Job, error: str) -> bool:
     return ended
 
 
-def _queue_again(job: Job, **values: Any) -> bool:
+def _queue_again(job: Job, *, keeps_place: bool = False, **values: Any) -> bool:
     """The next attempt of a job that runs; or its end, where it was to be stopped."""
     if job.status == Status.STOPPING:
         return job_end(job, Status.STOPPED, reason=CANCELLED)
@@ -310,14 +326,16 @@ def _queue_again(job: Job, **values: Any) -> bool:
             return False
 
         job.lane = values.get("lane", job.lane)
-        queue_insert(job, first="lane" not in values)
+        if not keeps_place:
+            queue_insert(job, first="lane" not in values)
+
         waits_again = job.transition(Status.QUEUED, place=job.place, **waits | values)
         transaction.on_commit(wake_workers)
 
     return waits_again
 
 
-# House-keeping
+# Housekeeping
 
 
 def jobs_follow(subject: Any, earlier: User | None, owner: User) -> None:
@@ -333,7 +351,7 @@ def jobs_reconcile() -> None:
     """Give back what a lost worker was at, so that another one begins it again; forget what ended
     long ago."""
     for job in background().active():
-        if worker_is_alive(job):
+        if supervisor_is_alive(job):
             continue
 
         if job_give_back(job):
@@ -343,12 +361,3 @@ def jobs_reconcile() -> None:
     old = Q(finished_at__lt=long_ago, status__in=Job.ENDED)
     for job in background().filter(old):
         job.forget()
-
-
-def worker_is_alive(job: Job) -> bool:
-    """By its process where it is on this machine, else by its heartbeat."""
-    if job.host == socket.gethostname():
-        return process_is_alive(job.process)
-
-    silent = timedelta(seconds=settings.HEARTBEAT_LIMIT_SECONDS)
-    return job.heartbeat_at is not None and timezone.now() - job.heartbeat_at < silent

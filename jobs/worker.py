@@ -30,6 +30,7 @@ from core.processes import process_mark
 from core.queue import connection
 from engine.process.isolation import die_with_parent
 from jobs.adding import CHANNEL
+from jobs.devices.lost_workers import HeartbeatLoss
 from jobs.kinds import CANCELLED, TOO_LONG, NotNow, function_of, kind_of, kinds
 from jobs.models import Job
 from jobs.progress import job_is_current
@@ -42,6 +43,7 @@ from jobs.services import (
     job_give_back,
     job_move_on,
     job_put_off,
+    jobs_give_back_unknown,
 )
 
 # What a database raises that is locked, restarted or out of reach.
@@ -57,7 +59,7 @@ NOT_NOW_CODE = os.EX_TEMPFAIL
 # Why a worker ends a job that is to be begun again.
 STOPPING = "stopping"
 SLOW = "slow"
-# Somebody else has ended it.
+# Somebody else has ended it, or begins it again: this worker was declared lost.
 GONE = "gone"
 
 logger = logging.getLogger("deepextension.jobs")
@@ -101,6 +103,7 @@ class JobsWorker:
 
     def work_once(self) -> bool:
         """Do the next job. Returns False where nothing waits."""
+        jobs_give_back_unknown(host=self.host, process=self.mark)
         job = job_claim(
             self.lane,
             worker=f"background-{self.lane}",
@@ -144,6 +147,7 @@ class JobsWorker:
     def watch(self, job: Job, pid: int) -> tuple[str, int]:
         """Returns (why it was ended, "" where it ended by itself; its exit code)."""
         began = heard = time.monotonic()
+        loss = HeartbeatLoss()
         while True:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
@@ -152,7 +156,7 @@ class JobsWorker:
             now = time.monotonic()
             reason = self.overdue(job, now - began)
             if not reason and now - heard > HEARTBEAT_SECONDS:
-                heard, reason = now, _heartbeat(job)
+                heard, reason = now, _heartbeat(job, loss)
                 _bound_log(job)
 
             if reason:
@@ -185,7 +189,7 @@ class JobsWorker:
             job_end(job, Status.STOPPED, reason=CANCELLED)
         elif reason == TOO_LONG:
             job_end(job, Status.FAILED, reason=TOO_LONG)
-        elif reason == STOPPING:
+        elif reason in (STOPPING, GONE):
             job_give_back(job, uncounted=True)
         elif reason == SLOW:
             job_move_on(job)
@@ -214,7 +218,7 @@ class JobsWorker:
             time.sleep(LOOK_SECONDS)
 
 
-def _heartbeat(job: Job) -> str:
+def _heartbeat(job: Job, loss: HeartbeatLoss) -> str:
     """Say that the job is being worked on. Returns why it is to be ended, or nothing."""
     mine = Job.objects.active().filter(number=job.number, attempt=job.attempt)
     try:
@@ -225,8 +229,9 @@ def _heartbeat(job: Job) -> str:
     except AWAY as error:
         logger.warning("database busy, will try again: %s", error)
         close_old_connections()
-        return ""
+        return GONE if loss.must_give_up(job) else ""
 
+    loss.marked_since = None
     return CANCELLED if is_stopping else ""
 
 

@@ -116,7 +116,7 @@ def method_delete(method: TrainingMethod) -> None:
         method.delete()
     except ProtectedError as error:
         raise UserError(
-            f"A chain or sweep that runs will use {method.name}, so it stays. Retire it instead.",
+            f"A running chain or sweep will use {method.name}, so it stays. Retire it instead.",
             code="in_use",
             status=409,
         ) from error

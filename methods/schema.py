@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,14 @@ class Field:
         """Whether the field has an effect beside `values`."""
         return all(
             _fulfils(values.get(other), wanted) for other, wanted in self.active_when.items()
+        )
+
+    def may_be_active(self, values: dict[str, Any], others: Mapping[str, Iterable[Any]]) -> bool:
+        """The same where settings have `others` beside those values: whether one of them gives it
+        an effect."""
+        return all(
+            any(_fulfils(value, wanted) for value in (values.get(other), *others.get(other, ())))
+            for other, wanted in self.active_when.items()
         )
 
     def shown(self, value: Any) -> str:

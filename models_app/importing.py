@@ -97,8 +97,8 @@ def model_import(pk: int) -> None:
             logger.exception("import of model %s", pk)
             _fail(
                 model,
-                f"The {model.work} ended by a fault of the platform. Ask your operator to look into "
-                "the log.",
+                f"The {model.work} failed because of a fault in the platform. Ask your operator to "
+                "look at the log.",
             )
 
 
@@ -107,7 +107,7 @@ def _begin(model: BaseModel) -> None:
     if model.attempts >= MOST_ATTEMPTS:
         raise ProgramProblem(
             f"The {model.work} was cut off several times, perhaps for lack of memory. Try again "
-            "when it is calm."
+            "when the server is less busy."
         )
 
     _write(model, attempts=model.attempts + 1, error="")
@@ -367,8 +367,8 @@ def _finish(model: BaseModel) -> None:
         seconds=TRY_SECONDS + facts.size_bytes / TRY_BYTES_PER_SECOND,
         memory_bytes=TRY_MEMORY_BYTES,
         on_tick=ProgressWriter(model).again,
-        too_long="Its chat template or tokenizer does not come to an end, so no train could. "
-        "Choose another model.",
+        too_long="Its chat template or tokenizer never finishes, so a train with it would not "
+        "either. Choose another model.",
     )
 
     _prove(model)

@@ -23,7 +23,10 @@ def in_use_text(model: BaseModel, reader: User) -> str:
     """Why a model stays, by the names of what stands on it; "" where nothing does. What `reader`
     may not see is counted only, and of chains and sweeps that run it is said that there is one."""
     if is_needed_now(model):
-        return f"A chain or sweep that runs stands on {model.title}. End it first."
+        return (
+            f"A running chain or sweep needs {model.title}. Cancel the chain or stop the sweep "
+            "first."
+        )
 
     parts = []
     hidden = []

@@ -257,7 +257,7 @@ class ModelCancelView(ModelActionView):
 class ModelDeleteView(ModelActionView):
     def change(self, request: HttpRequest, model: BaseModel) -> str:
         model_delete(model=model, by=reader_of(request))
-        return f"{model.title} and its files are gone."
+        return f"{model.title} and its files are deleted."
 
     def address_done(self, request: HttpRequest, model: BaseModel) -> str:
         return reverse("models:list")

@@ -239,7 +239,7 @@ def file_delete(file: File, *, user: User) -> None:
         if dataset is not None:
             _dataset_remove(dataset, user)
 
-    # Behind the database: of a file without a row the house-keeping takes care.
+    # Behind the database: of a file without a row the housekeeping takes care.
     if dataset is None:
         file.own_path.unlink(missing_ok=True)
 

@@ -238,7 +238,7 @@ class FineTuningJob(models.Model):
         return str(self.method["type"])
 
     def update(self, **values: Any) -> None:
-        """Write these fields alone: the house-keeping writes others at the same time."""
+        """Write these fields alone: the housekeeping writes others at the same time."""
         FineTuningJob.objects.filter(pk=self.pk).update(**values)
         for name, value in values.items():
             setattr(self, name, value)

@@ -10,6 +10,7 @@ from django.contrib.auth.models import User
 from django.db import models
 
 from chains.models import Chain, Stage
+from chains.needs import first_to_wait
 from core.ownership import Owned, owned_models
 from sweeps.models import Sweep
 from training.models import TrainRun
@@ -72,6 +73,7 @@ def uses_by_others(person: User) -> list[Use]:
     return [
         *_references(person),
         *_reward_models_in_use(person),
+        *_waited_for(person),
         *_uses_by_chains(person),
         *_uses_by_sweeps(person),
     ]
@@ -138,6 +140,27 @@ def _reward_models_in_use(person: User) -> Iterator[Use]:
 
             if scorer is not None:
                 yield Use(scorer, run)
+
+
+def _waited_for(person: User) -> Iterator[Use]:
+    """Uses by what others have waiting until a train of the person has succeeded."""
+    harmless = models.Q(owner=person) | models.Q(starts_after__status=TrainRun.Status.FINISHED)
+
+    trains = TrainRun.objects.filter(status=TrainRun.Status.QUEUED, starts_after__owner=person)
+    for run in trains.exclude(harmless).select_related("owner").order_by("pk"):
+        assert run.predecessor is not None
+        yield Use(run.predecessor, run)
+
+    sweeps = Sweep.objects.active().filter(starts_after__owner=person)
+    for sweep in sweeps.exclude(harmless).select_related("starts_after", "owner").order_by("pk"):
+        assert sweep.starts_after is not None
+        yield Use(sweep.starts_after, sweep)
+
+    stages = first_to_wait().filter(chain__starts_after__owner=person)
+    others = stages.exclude(chain__owner=person).order_by("pk")
+    for stage in others.select_related("chain__starts_after", "chain__owner"):
+        assert stage.chain.starts_after is not None
+        yield Use(stage.chain.starts_after, stage.chain)
 
 
 def _uses_by_chains(person: User) -> Iterator[Use]:

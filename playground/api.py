@@ -222,7 +222,9 @@ class AnswerStreamView(APIView):
         writer = services.answer_begin(asked)
         if not writer:
             raise UserError(
-                "This answer is being written, or is there.", code="wrong_state", status=409
+                "This answer is being written, or is already finished.",
+                code="wrong_state",
+                status=409,
             )
 
         is_hidden = turn.is_hidden

@@ -87,7 +87,11 @@ def dataset_make(
     file = _file_of(rows, _file_name(form, conversation))
     if not made.count:
         file.close()
-        raise UserError({"form": [f"There is nothing yet to make {Form(form).label} of."]})
+        text = (
+            f"There is no feedback for {Form(form).label} yet. Vote, give thumbs or correct an "
+            "answer first."
+        )
+        raise UserError({"form": [text]})
 
     before = newest_of(by, form, conversation)
     title = clean_label(name, limit=120) or _name_of(form, conversation)
@@ -135,7 +139,7 @@ def _name_of(form: str, conversation: Conversation | None) -> str:
 
 def _description(made: Rows, conversation: Conversation | None) -> str:
     where = f"in “{conversation.name}”" if conversation is not None else "in the playground"
-    text = f"Made of {counted(made.count, 'judgement')} {where}."
+    text = f"Made from {counted(made.count, 'judgement')} {where}."
     left_out = ", ".join(made.left_out_texts)
 
     return f"{text} Left out: {left_out}." if left_out else text

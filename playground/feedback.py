@@ -20,7 +20,7 @@ Verdict = Feedback.Verdict
 
 # Fewer votes than that are decided by luck: of 20, a model that is no better gets 15 now and then.
 FEWEST_VOTES = 20
-NOT_YET = "Wait until the answer is there."
+NOT_YET = "Wait until the answer is finished."
 NO_WORDS = "This answer is empty, so there is nothing to judge."
 
 
@@ -69,7 +69,7 @@ def _pair(turn: Turn) -> tuple[Answer, Answer]:
     if len(answers) != 2:
         raise _conflict("A vote needs two answers.")
     if any(answer.is_open for answer in answers):
-        raise _conflict("Wait until both answers are there.")
+        raise _conflict("Wait until both answers are finished.")
     if not all(answer.text for answer in answers):
         raise _conflict("One of the models has not answered, so there is nothing to compare.")
 

@@ -52,7 +52,7 @@ def results_add(
     with transaction.atomic():
         locked = Answer.objects.select_for_update().get(pk=answer.pk)
         if locked.is_open:
-            raise _conflict("Wait until the answer is there.")
+            raise _conflict("Wait until the answer is finished.")
 
         rounds = list(locked.rounds)
         if round is None or round == len(rounds):

@@ -22,8 +22,8 @@ CONNECT_SECONDS = 5.0
 # A server closes connections that rest for longer.
 REST_SECONDS = 2.0
 NOT_THERE = (
-    "The gateway of model servers is not there. It starts again by itself within seconds; ask your "
-    "operator where it does not."
+    "The gateway of the model servers is not running. It restarts by itself within seconds; if it "
+    "does not, ask your operator."
 )
 
 Event = dict[str, Any]

@@ -81,7 +81,7 @@ def _preparing(row: dict[str, Any], titles: dict[str, tuple[str, str]]) -> dict[
 
 
 def _title(key: str, titles: dict[str, tuple[str, str]]) -> tuple[str, str]:
-    return titles.get(key, ("A model of somebody else", ""))
+    return titles.get(key, ("Somebody else's model", ""))
 
 
 def titles_of(keys: Iterable[str], reader: User) -> dict[str, tuple[str, str]]:

@@ -73,7 +73,7 @@
     // What an estimate says of the time that is left. One that is used up says nothing about the rest.
     timeLeft(seconds) {
       if (!isNumber(seconds)) return "";
-      return seconds >= 1 ? `${format.about(seconds)} left` : "takes longer than estimated";
+      return seconds >= 1 ? `${format.about(seconds)} left` : "taking longer than estimated";
     },
     // When a waiting train starts, from {seconds, error}: "starts in about 12 min, give or take 3 min".
     starts(estimate) {
@@ -210,13 +210,20 @@
     }
   }
 
+  // Requests that only read time out: a connection that is lost silently would otherwise be waited for forever.
+  const READ_TIMEOUT = 30000; // milliseconds
+  const withTimeout = (signal) => {
+    const limit = AbortSignal.timeout(READ_TIMEOUT);
+    return signal ? AbortSignal.any([signal, limit]) : limit;
+  };
+
   // JSON in, JSON out, with the session and its CSRF token. Rejects with ApiError {status, message, fields}, or with
-  // a TypeError when the server cannot be reached.
+  // another error when the server cannot be reached.
   async function api(url, { method = "GET", body, signal, headers = {} } = {}) {
     const token = document.querySelector('meta[name="csrf-token"]')?.content || "";
     const response = await fetch(url, {
       method,
-      signal,
+      signal: method === "GET" ? withTimeout(signal) : signal,
       credentials: "same-origin",
       headers: {
         Accept: "application/json",
@@ -232,6 +239,17 @@
       : null;
     if (!response.ok) throw new ApiError(response.status, data);
     return data;
+  }
+
+  // The HTML at an address; null where it leads elsewhere, as to the sign-in. Rejects as `api` does.
+  async function html(url) {
+    const response = await fetch(url, {
+      signal: withTimeout(),
+      credentials: "same-origin",
+      headers: { Accept: "text/html" },
+    });
+    if (!response.ok) throw new ApiError(response.status, null);
+    return response.redirected ? null : response.text();
   }
 
   // Call `task` again and again, `seconds` apart (a number, or a function that returns one, null to end). One call at a
@@ -276,11 +294,13 @@
   }
 
   // Follow server-sent events: `take(data)` for each message, in order, one at a time. `url()` says where to begin, each
-  // time anew, so that nothing is missed after a break. A hidden page rests. Breaks are told to `failed(error, since)`,
-  // recovery to `recovered()`. The server says `ended` when nothing more will come.
+  // time again, so that nothing is missed after a break. A hidden page rests. Breaks are reported to `failed(error, since)`,
+  // recovery to `recovered()`. The server says `ended` when nothing more will come. A browser does not say why a stream was
+  // refused: `allowed()` asks for something under the same rule, and what it rejects with is the reason.
   const QUIET = 12000; // milliseconds without a word, after which the connection is taken for lost
   const REST_AFTER = 5000; // milliseconds that a page may be hidden and still be followed
-  function follow(url, take, { failed = () => {}, recovered = () => {} } = {}) {
+  const REFUSED = [401, 403, 404];
+  function follow(url, take, { failed = () => {}, recovered = () => {}, allowed } = {}) {
     let source = null,
       over = false,
       failures = 0,
@@ -324,6 +344,28 @@
       close();
     }
 
+    // No retry until somebody presses "Try now".
+    function refused(error) {
+      end();
+      failures = 2;
+      failed(error, (since ||= new Date()));
+    }
+
+    async function explain(mine) {
+      try {
+        await allowed?.();
+      } catch (error) {
+        if (mine !== source) return;
+        if (REFUSED.includes(error.status)) return refused(error);
+      }
+      if (mine === source) broke(new TypeError("The server does not answer."));
+    }
+
+    function now() {
+      over = over && !since;
+      return open();
+    }
+
     async function open() {
       close();
       if (over || document.hidden) return;
@@ -356,11 +398,15 @@
         queue = queue.then(() => isMine() && end());
       });
       mine.addEventListener("closed", () => {
-        end();
-        const message = "This train is gone, or no longer open to you.";
-        failed(new ApiError(404, { error: { message } }), new Date());
+        if (!isMine()) return;
+        const message = "This train was deleted, or you no longer have access to it.";
+        refused(new ApiError(404, { error: { message } }));
       });
-      mine.onerror = () => isMine() && broke(new TypeError("The server does not answer."));
+      mine.onerror = () => {
+        if (!isMine()) return;
+        if (mine.readyState === EventSource.CLOSED) explain(mine);
+        else broke(new TypeError("The server does not answer."));
+      };
     }
 
     document.addEventListener("visibilitychange", () => {
@@ -369,7 +415,7 @@
       else if (!source) open();
     });
     open();
-    return { now: open, stop: end };
+    return { now, stop: end };
   }
 
   // Why a page is not live, for its reader: what the server said, or that it says nothing.
@@ -409,6 +455,7 @@
     confirm,
     openDialog,
     api,
+    html,
     ApiError,
     poll,
     readJson,

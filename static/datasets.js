@@ -140,7 +140,7 @@
           document.getElementById("progress-text"),
           share < 1
             ? `${format.share(share)} of ${format.size(file.size)}${left}`
-            : "All there. Looking at the file …",
+            : "Upload complete. Checking the file …",
         );
       });
       request.addEventListener("load", () => {
@@ -163,7 +163,7 @@
       });
       request.addEventListener("error", () => {
         request = null;
-        failed("The connection broke. Nothing was kept; try again.");
+        failed("The connection was lost. Nothing was uploaded; try again.");
       });
       request.addEventListener("abort", () => {
         request = null;

@@ -21,6 +21,10 @@
     gaps: [],
     loaded: false,
     updated: null,
+    // Whether the next rows may be of another attempt than the curves are, which then are loaded again.
+    restarts: true,
+    // Whether the answers and the judgement are to be fetched again: after an evaluation, in another phase or status.
+    wordsDue: false,
   };
   const panels = new Map();
   const bar = document.getElementById("chart-bar");
@@ -41,6 +45,7 @@
 
   async function load() {
     const answer = await api(`${base}series/`);
+    if (zoom) await zoomLoad();
     Object.assign(state, {
       status: answer.status,
       next: answer.next,
@@ -53,7 +58,6 @@
       updated: new Date(),
     });
     root.removeAttribute("aria-busy");
-    if (zoom && !zoom.series) await zoomLoad();
     drawAll();
   }
 
@@ -87,8 +91,8 @@
 
   function append(rows) {
     // A later attempt starts after an earlier step: what the first reported beyond it no longer counts.
-    if (Object.keys(rows[0].values).some((name) => state.series[name]?.at(-1)?.[0] > rows[0].step))
-      return load();
+    const isBehind = (name) => state.series[name]?.at(-1)?.[0] >= rows[0].step;
+    if (Object.keys(rows[0].values).some(isBehind)) return load();
     for (const row of rows) {
       for (const [name, value] of Object.entries(row.values)) {
         if (state.ignored?.has(name)) continue;
@@ -245,6 +249,9 @@
         limits,
       );
     }
+    // Of a train that was started over: what it has not measured again.
+    for (const [name, panel] of panels)
+      if (!charts.some((chart) => chart.name === name)) panel.set([], shown);
     waiting(panels.get(main.name), names.length);
   }
 
@@ -320,19 +327,22 @@
     document.dispatchEvent(new CustomEvent("train:received", { detail: answer.train }));
     if (rows.length) {
       state.updated = new Date();
-      if (!state.planned.step) await load();
+      if (!state.planned.step || state.restarts) await load();
       else await append(rows);
+      state.restarts = false;
     }
     // What could not be loaded is asked for again: the state is taken over only afterwards.
     const hasChanged = answer.status !== before;
     if (hasChanged) await load();
+    state.restarts ||= hasChanged;
     state.next = Math.max(state.next, answer.next);
     state.status = answer.status;
     page.ended = ended();
-    const phase = state.phase;
+    state.wordsDue ||= measured || hasChanged || state.phase !== answer.train.phase;
     state.phase = answer.train.phase;
-    if (measured || hasChanged || phase !== state.phase) await words();
+    if (state.wordsDue) await words();
     else if (judgementIsOld()) await judge();
+    state.wordsDue = false;
     stampShow();
   }
 
@@ -340,9 +350,9 @@
   const judgementIsOld = () => !ended() && state.updated && state.updated - judged > 15000;
 
   async function part(path) {
-    const response = await fetch(base + path, { headers: { Accept: "text/html" } });
-    if (!response.ok) throw new Error(`The server answered ${response.status}.`);
-    return response.text();
+    const text = await DX.html(base + path);
+    if (text === null) throw new Error("The session has ended.");
+    return text;
   }
 
   async function judge() {
@@ -431,7 +441,8 @@
   }
 
   state.ignored = new Set(page.ignored);
-  const following = follow(address, take, { failed, recovered });
+  const allowed = () => api(`/api/v1/trains/${page.id}/live/`);
+  const following = follow(address, take, { failed, recovered, allowed });
   document.addEventListener("train:try-now", following.now);
   for (const button of document.querySelectorAll("[data-retry], [data-reload]"))
     button.addEventListener("click", following.now);

@@ -90,10 +90,21 @@
     return [wanted].flat().map(String).includes(value);
   }
 
+  // Of a setting, its value and those that a sweep tries beside it.
+  function triedOf(name) {
+    const mode = control(`sweep-${name}-mode`)?.value;
+    if (mode === "both") return ["on", ""];
+    const ends = ["low", "high"].map((end) => control(`sweep-${name}-${end}`));
+    const texts = form.querySelectorAll(`[name="sweep-${name}"]`);
+    const more = { values: [...texts], range: ends }[mode] ?? [];
+    return [valueOf(name), ...more.map((one) => one.value.trim()).filter(Boolean)];
+  }
+
   function switches() {
     for (const [name, wanted] of Object.entries(page.activeWhen)) {
       const on = Object.entries(wanted).every(
-        ([other, values]) => !control(other) || fulfils(valueOf(other), values),
+        ([other, values]) =>
+          !control(other) || triedOf(other).some((value) => fulfils(value, values)),
       );
       document.getElementById(`field-${name}`).toggleAttribute("data-inactive", !on);
     }
@@ -369,11 +380,11 @@
     const words = { base_model: "a base model", dataset: "a dataset", rewards: "a reward" };
     const titles = missing.map((name) => words[name]).join(" and ");
     const say = errors.length
-      ? `Fix ${format.counted(errors.length, "error")} to run. Warnings do not block.`
+      ? `Fix ${format.counted(errors.length, "error")} to run. Warnings do not stop you.`
       : missing.length
         ? `Choose ${titles} to run.`
         : listed.length
-          ? "Warnings do not block."
+          ? "Warnings do not stop you."
           : blank;
     live(summary.querySelector("[data-run-note]"), say);
     for (const button of form.querySelectorAll("[data-run]")) button.disabled = !answer.ok;

@@ -28,7 +28,8 @@
   let matches = [],
     current = -1,
     searching = 0,
-    detached = false;
+    detached = false,
+    view = 0; // counts what is looked at: the end, a part; an answer for an earlier view is dropped
 
   document.querySelector("[data-zone]").textContent =
     Intl.DateTimeFormat().resolvedOptions().timeZone;
@@ -86,8 +87,10 @@
 
   async function read() {
     if (detached) return;
+    const mine = view;
     if (offset === null) {
       const first = await api(`${box.dataset.url}?offset=0&limit=1`);
+      if (mine !== view) return;
       skipped = Math.max(0, first.size - MOST_BYTES);
       offset = skipped;
       clear();
@@ -98,6 +101,7 @@
     let fresh = skipped > 0 && pieces.length === 0;
     do {
       const answer = await api(`${box.dataset.url}?offset=${offset}`);
+      if (mine !== view) return;
       let text = answer.text;
       if (fresh) text = text.slice(text.indexOf("\n") + 1);
       fresh = false;
@@ -138,11 +142,13 @@
   async function showPart(at) {
     detached = true;
     follow.checked = false;
+    const mine = ++view;
     const start = Math.max(0, at - BEFORE_BYTES);
     const [before, after] = await Promise.all([
       at ? api(`${box.dataset.url}?offset=${start}&limit=${at - start}`) : { text: "" },
       api(`${box.dataset.url}?offset=${at}`),
     ]);
+    if (mine !== view) return;
     clear();
     append(start ? before.text.slice(before.text.indexOf("\n") + 1) : before.text);
     // Where its first line comes to stand: on the last piece, or at the beginning of the next.
@@ -158,6 +164,7 @@
   function toTheEnd() {
     detached = complete = false;
     offset = null;
+    view += 1;
     follow.checked = true;
     // Of what has ended nobody looks by himself any more.
     if (ended) read();

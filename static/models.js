@@ -59,7 +59,7 @@
     });
     request.addEventListener("error", () => {
       ended();
-      refuse("The upload was cut off. Nothing was kept; send it again.");
+      refuse("The connection was lost. Nothing was uploaded; try again.");
     });
     button.setAttribute("aria-busy", "true");
     state.hidden = false;

@@ -32,7 +32,49 @@
     const failed = detail.successful && !isElsewhere(detail) ? 0 : failures + 1;
     const pause = failed ? Math.min(1000 * 2 ** failed, LONGEST_REST) : now - began;
     rests.set(part, { until: now + pause, failures: failed });
+    if (failed) unanswered(part, detail, failed);
+    else answered(part);
   });
+
+  // A page whose parts get no answer twice says so, once for all of them, below its header.
+  const silent = new Map(); // part -> since when it has had no answer
+  const main = document.getElementById("main");
+  let strip = null;
+
+  function unanswered(part, detail, failures) {
+    if (!silent.has(part)) silent.set(part, new Date());
+    if (failures < 2) return;
+
+    const isSignedOut = isElsewhere(detail);
+    if (!strip) {
+      strip = DX.make("div", { className: "notice notice-amber not-live", role: "status" });
+      strip.append(
+        DX.icon("wifi-off"),
+        DX.make("div"),
+        DX.make("a", { className: "btn btn-sm", href: location.href }),
+      );
+      main.classList.add("stale");
+      document.querySelector(".page-head").after(strip);
+    }
+
+    const [since] = silent.values();
+    const reason = isSignedOut ? "You are no longer signed in." : reasonOf(detail.xhr.status);
+    DX.live(strip.querySelector("div"), `Not live since ${DX.format.clock(since)}. ${reason}`);
+    DX.live(strip.querySelector("a"), isSignedOut ? "Sign in" : "Reload");
+  }
+
+  const reasonOf = (status) =>
+    status ? `The server answered ${status}.` : "The server does not answer.";
+
+  function answered(part) {
+    silent.delete(part);
+    for (const one of silent.keys()) if (!one.isConnected) silent.delete(one);
+    if (silent.size) return;
+
+    strip?.remove();
+    strip = null;
+    main.classList.remove("stale");
+  }
 
   // What could not be loaded says so where the page has words for it.
   function refuse(part) {

@@ -72,7 +72,8 @@
         while (this.turns.at(-1)?.value.position >= value.position)
           this.turns.pop().element.remove();
         const turn = this.add(value);
-        for (const other of this.turns.slice(0, -1)) other.cells.forEach((cell) => cell.draw());
+        for (const other of this.turns.slice(0, -1))
+          other.cells.forEach((cell) => cell.drawControls());
         if (value.position === 1) this.name(text);
         turn.cells.forEach((cell) => this.write(cell));
         turn.element.scrollIntoView({ block: "nearest" });

@@ -176,7 +176,7 @@
           {
             results: round.results,
             round: number,
-            note: "What was said behind it is replaced.",
+            note: "Everything after it is replaced.",
             cancel: () => {
               this.drawRounds();
               this.rounds.children[number].querySelector("button")?.focus();
@@ -252,6 +252,8 @@
     }
 
     drawActions() {
+      // A correction that is being written keeps its own buttons.
+      if (this.field?.isConnected) return;
       const { answer, turn, play } = this;
       this.actions.replaceChildren();
       if (answer.state === "writing") {
@@ -291,6 +293,7 @@
       const before = this.answer.correction || this.answer.text;
       const field = make("textarea", { className: "form-control", rows: 6, value: before });
       field.ariaLabel = "The answer as it should have been";
+      this.field = field;
       const save = button("Save", "check", async () => {
         if (await this.play.feedback(this, "correction", { text: field.value })) this.draw();
       });
@@ -298,7 +301,9 @@
       const rest = [button("Cancel", "", () => this.draw())];
       if (this.answer.correction)
         rest.push(
-          button("Forget it", "trash", () => this.play.feedback(this, "correction", { text: "" })),
+          button("Delete the correction", "trash", () =>
+            this.play.feedback(this, "correction", { text: "" }),
+          ),
         );
       this.text.replaceChildren(field);
       this.actions.replaceChildren(save, ...rest);

@@ -4,6 +4,7 @@
   const { api, live, poll } = window.DX;
   const form = document.querySelector("form.train-form");
   const summary = document.querySelector("[data-summary]");
+  const said = document.querySelector("[data-step-said]");
   let url = "",
     note = "",
     running = false;
@@ -15,17 +16,21 @@
     if (!part("run")) return;
     part("run").disabled = running;
     part("run").setAttribute("aria-busy", String(running));
-    part("cancel").hidden = !running;
+    // Until it is known by an address there is nothing to cancel.
+    part("cancel").hidden = !running || !url;
     if (note) live(part("note"), note);
   }
 
+  // Seconds that pass are for the eye alone.
   function say(text, isRunning) {
+    if (!isRunning || !running) live(said, text);
     note = text;
     running = isRunning;
     show();
   }
 
   async function start(address) {
+    url = "";
     say("Waiting for a worker …", true);
     try {
       const response = await fetch(address, {
@@ -36,6 +41,7 @@
       const answer = await response.json();
       if (!response.ok) return say(answer.error, false);
       url = answer.url;
+      show();
       const began = Date.now();
       poll(
         () => look(began),
@@ -66,7 +72,7 @@
     const holder = event.target.closest("[data-step-trial]");
     if (!holder) return;
     if (event.target.closest("[data-step-run]") && !running) await start(holder.dataset.stepTrial);
-    else if (event.target.closest("[data-step-cancel]")) {
+    else if (event.target.closest("[data-step-cancel]") && url) {
       try {
         await api(url, { method: "DELETE" });
       } catch (problem) {

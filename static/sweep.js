@@ -2,10 +2,12 @@
 // keyboard, and what the line says stands below it.
 (() => {
   "use strict";
-  let lit = null;
+  let lit = null,
+    litText = "";
 
   function light(number, text) {
     lit = number;
+    litText = text;
     for (const part of document.querySelectorAll("[data-trial]"))
       part.classList.toggle("is-lit", number !== null && part.dataset.trial === number);
     const words = document.querySelector("[data-lit]");
@@ -35,8 +37,8 @@
     light(line.dataset.trial, textOf(line));
   });
 
-  // The page takes itself anew every few seconds.
+  // The page is fetched again every few seconds, with the hint in the place of what the line says.
   document.addEventListener("htmx:afterSettle", () => {
-    if (lit !== null) light(lit);
+    if (lit !== null) light(lit, litText);
   });
 })();

@@ -69,7 +69,7 @@
     if (train.status === "stopping") return train.activity;
     const left = format.timeLeft(train.eta_seconds);
     if (!left || train.eta_seconds < 1 || !matchMedia("(min-width: 992px)").matches) return left;
-    return `${left}, done near ${format.clock(clock.now() + train.eta_seconds * 1000)}`;
+    return `${left}, done around ${format.clock(clock.now() + train.eta_seconds * 1000)}`;
   }
 
   function figure(name, number, unit) {
@@ -81,23 +81,27 @@
     );
   }
 
-  // Buttons, figures and cards are other ones in another status: take those parts of the page anew.
+  // The train's own dialogs: the search's is the same on every page, and its script holds it.
+  const DIALOGS = "dialog[id]:not(#search-dialog)";
+
+  // Buttons, figures and cards differ from status to status, so those parts of the page are fetched again. What stays is
+  // left alone: an open menu, the focus, a button that is being pressed.
   async function refresh() {
-    const response = await fetch(location.href, { credentials: "same-origin" });
-    if (!response.ok || response.redirected) return;
-    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    const page = await DX.html(location.href);
+    if (page === null) return;
+    const fresh = new DOMParser().parseFromString(page, "text/html");
     DX.running(Number(fresh.querySelector("[data-running]")?.textContent.replace(/,/g, "") || 0));
     for (const part of document.querySelectorAll("[data-refresh]")) {
       const next = fresh.getElementById(part.id);
       if (next && !part.contains(document.activeElement?.closest("input, textarea")))
-        part.replaceWith(document.adoptNode(next));
+        window.Idiomorph.morph(part, next, { morphStyle: "outerHTML" });
     }
-    for (const dialog of document.querySelectorAll("dialog[id]:not([open])")) {
+    for (const dialog of document.querySelectorAll(`${DIALOGS}:not([open])`)) {
       const next = fresh.getElementById(dialog.id);
       if (next) dialog.replaceWith(document.adoptNode(next));
       else dialog.remove();
     }
-    for (const next of fresh.querySelectorAll("dialog[id]")) {
+    for (const next of fresh.querySelectorAll(DIALOGS)) {
       if (!document.getElementById(next.id)) document.body.append(document.adoptNode(next));
     }
   }
@@ -105,7 +109,7 @@
   const WORDS = {
     finished: ["has succeeded.", "success"],
     failed: ["has failed.", "error"],
-    stopped: ["is stopped.", "warning"],
+    stopped: ["has stopped.", "warning"],
     running: ["has started.", "success"],
   };
 
@@ -147,7 +151,7 @@
       : follow(
           () => head.dataset.events,
           ({ train }) => take(train),
-          { failed: lost, recovered },
+          { failed: lost, recovered, allowed: () => DX.api(head.dataset.liveUrl) },
         );
     let taking = Promise.resolve();
     document.addEventListener("train:received", ({ detail }) => {

@@ -30,7 +30,10 @@
     DX.running(answer.running);
     for (const row of rows()) {
       const cells = answer.rows[row.dataset.train];
-      if (!cells) continue;
+      if (!cells) {
+        gone(row);
+        continue;
+      }
       row.dataset.state = cells.state;
       for (const cell of row.querySelectorAll("[data-cell]")) swap(cell, cells[cell.dataset.cell]);
     }
@@ -39,6 +42,16 @@
     const button = list.querySelector("[data-new]");
     button.hidden = !answer.new;
     DX.live(button, DX.format.counted(answer.new, "new train"));
+  }
+
+  // Deleted, or no longer shared: what the row says is no longer true, and not the reader's to see.
+  function gone(row) {
+    const cell = DX.make("td", { colSpan: row.cells.length, className: "quiet" });
+    cell.textContent = `#${row.dataset.train} was deleted, or is no longer shared with you.`;
+    row.replaceChildren(cell);
+    choose(row.dataset.train, "", false);
+    delete row.dataset.train;
+    row.dataset.state = "gone";
   }
 
   const busy = () =>
@@ -141,7 +154,7 @@
   const QUESTIONS = {
     stop: {
       title: "Stop",
-      text: "A train that has made steps finishes the one that it is at and saves a checkpoint and its model. One that waits leaves the queue. Curves, log and settings are kept.",
+      text: "A running train finishes its current step and saves a checkpoint and its model. A waiting train leaves the queue. Curves, log and settings are kept.",
       yes: "Stop",
       no: "Keep it running",
     },

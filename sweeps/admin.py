@@ -43,7 +43,7 @@ class SweepAdmin(OwnedAdmin):
         "metric",
         "search",
         "pruner",
-        "budget_trains",
+        "budget_asked",
         "budget_hours",
         "priority",
         "created_at",

@@ -1,7 +1,7 @@
 """How a sweep goes on: what became of its trains, which are worth no more steps, and the next ones.
 
 Everything follows from what the database says, so that a sweep is asked again and again (every few
-seconds, by the house-keeping) and whoever is killed in the middle leaves nothing half done: each
+seconds, by the housekeeping) and whoever is killed in the middle leaves nothing half done: each
 step is one transaction. The sweep's row is locked meanwhile, so that no combination is chosen
 twice."""
 
@@ -22,6 +22,7 @@ from core.templatetags.display import ordinal
 from core.text import counted
 from jobs.devices.presence import worker_state
 from jobs.models import Machine
+from methods.services import value_obstacle
 from sweeps.models import Sweep, Trial
 from sweeps.notices import sweep_notify
 from sweeps.progress import (
@@ -30,10 +31,11 @@ from sweeps.progress import (
     scale_of,
     sweep_fields,
     sweep_plan,
+    sweep_space,
     trial_points,
     trial_seconds,
 )
-from sweeps.ranking import number
+from sweeps.ranking import hours_text, number, tried
 from sweeps.services import owner_of, trials_halt
 from sweeps.study import Decision, Plan, importance_ask, prune_ask, values_ask
 from training.models import TrainRun
@@ -56,6 +58,8 @@ HOUR_SECONDS = 3600
 MOST_STEPS = 500
 # What a start refuses for its values and for the devices that are there, though it is no setting.
 OF_DEVICES = "memory"
+# Settings that no value of another one makes wrong: what they name is gone.
+NEVER_BY_VALUES = frozenset({"rewards", "devices"})
 # A machine that restarts is waited for; one that is away for longer does not hold up a sweep.
 AWAY_AT_MOST = timedelta(hours=1)
 
@@ -112,7 +116,7 @@ def _step(sweep: Sweep) -> bool:
         return sweep.status == Status.RUNNING and _go_on(sweep, trials)
     except UserError as refusal:
         # Its method has changed: it no longer has what the sweep changes.
-        return _stop(sweep, trials, f"It cannot go on: {refusal.message}")
+        return _stop(sweep, trials, f"It cannot continue: {refusal.message}")
 
 
 # Results
@@ -362,9 +366,8 @@ def _go_on(sweep: Sweep, trials: Sequence[Trial]) -> bool:
     chosen = [trial for trial in running if trial.began_at is None]
     if chosen:
         return _begin(sweep, trials, chosen[0])
-    if len(trials) >= sweep.budget_trains:
-        reason = f"Its budget of {counted(sweep.budget_trains, 'train')} is used up."
-        return not running and _finish(sweep, trials, reason)
+    if len(tried(trials)) >= sweep.budget_trains:
+        return not running and _finish(sweep, trials, _used_up_text(sweep))
 
     if len(running) >= _ahead(sweep):
         return False
@@ -379,8 +382,20 @@ def _go_on(sweep: Sweep, trials: Sequence[Trial]) -> bool:
         reason = "Every combination was tried." if is_all else "No other combination was found."
         return not running and _finish(sweep, trials, reason)
 
-    Trial.objects.create(sweep=sweep, number=len(trials) + 1, values=values)
+    # Not their count: one in the middle may have been forgotten by a stop.
+    number = max((trial.number for trial in trials), default=0) + 1
+    Trial.objects.create(sweep=sweep, number=number, values=values)
     return True
+
+
+def _used_up_text(sweep: Sweep) -> str:
+    """Why no further train follows where there are as many as there may be."""
+    if sweep.budget_asked is not None and sweep.budget_asked <= sweep.budget_trains:
+        return f"Its budget of {counted(sweep.budget_trains, 'train')} is used up."
+    if sweep.search == Sweep.Search.GRID or sweep_space(sweep).count() == sweep.budget_trains:
+        return "Every combination was tried."
+
+    return f"A sweep makes at most {counted(sweep.budget_trains, 'train')}."
 
 
 def _hours_are_spent(sweep: Sweep, trials: Sequence[Trial]) -> bool:
@@ -389,10 +404,6 @@ def _hours_are_spent(sweep: Sweep, trials: Sequence[Trial]) -> bool:
 
     seconds = sum(trial_seconds(trial) for trial in trials)
     return seconds >= sweep.budget_hours * HOUR_SECONDS
-
-
-def hours_text(hours: float) -> str:
-    return "1 hour" if hours == 1 else f"{hours:g} hours"
 
 
 def _withdraw(running: Sequence[Trial]) -> bool:
@@ -414,7 +425,7 @@ def _withdraw(running: Sequence[Trial]) -> bool:
 def _ahead(sweep: Sweep) -> int:
     """How many of its trains may wait or run at once. A search that learns chooses with every
     result that there can be; the others have one more ready, so that no device waits for the
-    house-keeping."""
+    housekeeping."""
     workers = max(1, worker_state().workers)
     return workers if sweep.search == Sweep.Search.TPE else workers + 1
 
@@ -427,7 +438,7 @@ def _begin(sweep: Sweep, trials: Sequence[Trial], trial: Trial) -> bool:
     except UserError as refusal:
         if OF_DEVICES in refusal.fields and _machines_are_away():
             return _wait(trial, f"It waits for a machine that is away. {refusal.message}")
-        if refusal.fields and set(refusal.fields) <= {*sweep_fields(sweep), OF_DEVICES}:
+        if _is_about_values(sweep, trial, refusal):
             return _end(trial, State.FAILED, refusal.message) and _write(
                 trial, began_at=timezone.now()
             )
@@ -436,6 +447,25 @@ def _begin(sweep: Sweep, trials: Sequence[Trial], trial: Trial) -> bool:
         return _stop(sweep, trials, reason)
 
     return _write(trial, run=run, began_at=timezone.now(), reason="")
+
+
+def _is_about_values(sweep: Sweep, trial: Trial, refusal: UserError) -> bool:
+    """Whether it is this combination that is refused: by a value of its own, for memory, or by a
+    rule that names another setting because of one. All others would be refused like it for what
+    they share: a reward model that is no longer shared, or a value that the method has no more."""
+    if not refusal.fields:
+        return False
+
+    fields = sweep_fields(sweep)
+    for name in refusal.fields:
+        if name in trial.values or name == OF_DEVICES:
+            continue
+        if name not in fields or name in NEVER_BY_VALUES:
+            return False
+        if name in sweep.parameters and value_obstacle(fields[name], sweep.parameters[name]):
+            return False
+
+    return True
 
 
 def _machines_are_away() -> bool:
@@ -465,6 +495,11 @@ def _train_values(sweep: Sweep, trial: Trial) -> dict[str, Any]:
         raise UserError("The sweep belongs to nobody.")
     if sweep.method is None:
         raise UserError("Its method was deleted.")
+    if sweep.method_version not in (None, sweep.method.version):
+        raise UserError(
+            f"{sweep.method.name} was changed: its trains are of version {sweep.method_version}, and "
+            f"it is at version {sweep.method.version} now. Copy the sweep to try that one."
+        )
 
     for row, word in (
         (sweep.base_model, "base model"),

@@ -152,7 +152,7 @@ def _check_settings(check: SweepCheck, request: Request, fields: dict[str, Field
     for axis in check.space.axes:
         if axis.name in GIVEN_PARAMETERS:
             title = fields[axis.name].title
-            check.refuse(axis.name, f"{title} is that of the adapter which is carried on.")
+            check.refuse(axis.name, f"{title} is that of the adapter that is continued.")
 
 
 def _check_search(check: SweepCheck, request: Request, space: Space) -> None:
@@ -177,7 +177,7 @@ def _check_search(check: SweepCheck, request: Request, space: Space) -> None:
         title = ranges[0].field.title
         check.refuse(
             "search",
-            f"A range has no end of values, so that not every combination can be tried. Give "
+            f"A range has endless values, so not every combination can be tried. Give "
             f"{title.lower()} values, or choose another search.",
         )
         return
@@ -185,7 +185,7 @@ def _check_search(check: SweepCheck, request: Request, space: Space) -> None:
     if search == Sweep.Search.GRID and (check.combinations or 0) > limit:
         check.refuse(
             "search",
-            f"These are {check.combinations:,} combinations, and a sweep makes at most {limit:,} "
+            f"There are {check.combinations:,} combinations, and a sweep makes at most {limit:,} "
             "trains. Give fewer values, or choose another search with a budget.",
         )
         return
@@ -212,11 +212,13 @@ def _check_trains(check: SweepCheck, request: Request, space: Space, device: str
         dataset=request.dataset,
         evaluation_dataset=request.evaluation_dataset,
         parameters=parameters,
+        system_prompt=request.system_prompt,
         priority=request.priority,
         starts_after=request.starts_after,
         labels=request.labels,
         continue_adapter=request.continue_adapter,
         start_anyway=request.start_anyway,
+        held=request.space,
         launcher=request.launcher,
         device=device,
     )
@@ -278,11 +280,14 @@ def _check_one(request: Request, values: Values, device: str, *, looks_at_memory
         method=request.method,
         base_model=request.base_model,
         dataset=request.dataset,
+        evaluation_dataset=request.evaluation_dataset,
         parameters=resolved,
         steps=plan.steps,
+        system_prompt=request.system_prompt,
         # What is not there is refused with the first combination.
         reward_bytes=reward_model_bytes(resolved, request.owner) or 0,
         launcher=request.launcher,
+        held=request.space,
     )
     memory_check(forecast, request.owner, request.start_anyway)
 
@@ -302,7 +307,7 @@ def _check_metric(check: SweepCheck, request: Request, space: Space) -> None:
         and plan.eval_rows == 0
         and not request.method.is_custom
     ):
-        check.refuse("metric", f"Nothing is held out, so {known[metric]} is never measured.")
+        check.refuse("metric", f"No rows are held out, so {known[metric]} is never measured.")
 
     own_split = request.evaluation_dataset is None
     moving = settings_of_measure(metric, own_split=own_split)
@@ -313,7 +318,7 @@ def _check_metric(check: SweepCheck, request: Request, space: Space) -> None:
         remedy = " Choose an evaluation dataset." if _is_of_split(axis, metric) else ""
         check.refuse(
             axis.name,
-            f"Trains with another {axis.field.title.lower()} are measured differently, so that the "
+            f"Trains with another {axis.field.title.lower()} are measured differently, so the "
             f"{known[metric]} does not tell which is better.{remedy}",
         )
 

@@ -20,12 +20,13 @@ from core.text import counted
 from jobs.devices.presence import WorkerState, worker_state
 from methods.field_text import number_value, value_text
 from methods.models import TrainingMethod
-from methods.schema import ALL_LINEAR, Field
+from methods.schema import ALL_LINEAR, Field, method_fields
 from sweeps.checking import Request, SweepCheck, search_or_usual, sweep_check
 from sweeps.models import Sweep
+from sweeps.ranking import hours_text
 from sweeps.services import sweep_start
 from sweeps.space import NUMBERS, Axis, Space, axes_read, sweep_obstacle
-from training.form.controls import text_read
+from training.form.controls import Others, text_read
 from training.form.draft import Draft, draft_new, draft_read, ingredients_take, launcher_kept
 from training.form.forecast_bar import with_forecast_html
 from training.form.page import form_context, with_missing
@@ -39,6 +40,35 @@ VALUES, RANGE, BOTH = "values", "range", "both"
 MODES = (VALUES, RANGE, BOTH)
 BUDGETS = ("trains", "hours")
 USUAL_BUDGET = "12"
+HOUR_SECONDS = 3600
+# Settings by which one train takes much longer than another.
+TIMING = frozenset(
+    {
+        "adapter",
+        "batch_size",
+        "early_stop_after",
+        "epochs",
+        "evaluation_split",
+        "gradient_accumulation_steps",
+        "gradient_checkpointing",
+        "max_completion_tokens",
+        "max_prompt_tokens",
+        "max_samples",
+        "max_steps",
+        "max_tokens",
+        "num_generations",
+        "num_iterations",
+        "packing",
+        "ppo_epochs",
+        "precision",
+        "quantization",
+        "target_modules",
+        "thinking",
+        "use_dora",
+        "use_liger_kernel",
+        "use_vllm",
+    }
+)
 TITLES = {
     "space": "Values",
     "metric": "Metric",
@@ -154,20 +184,34 @@ def space_read(
 ) -> dict[str, Any]:
     """The controls as Sweep.space. A blank value, and a setting with an only value, are none; a
     setting that has no effect beside the others is hidden, and is not asked for either."""
-    space: dict[str, Any] = {}
+    return _with_effect(_entries(draft, fields, data), fields, parameters)
+
+
+def others_read(draft: SweepDraft, fields: dict[str, Field], data: QueryDict) -> Others:
+    """{setting: what is tried of it}, whether it has an effect or not: one of these may give another
+    setting an effect."""
+    entries = _entries(draft, fields, data)
+    return {
+        name: entry["values"] if "values" in entry else [entry["low"], entry["high"]]
+        for name, entry in entries.items()
+    }
+
+
+def _entries(draft: SweepDraft, fields: dict[str, Field], data: QueryDict) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
     for name, axis in draft.axes.items():
         item = fields[name]
         if axis.mode == BOTH and item.kind == "bool":
-            space[name] = {"values": [name in data, name not in data]}
+            entries[name] = {"values": [name in data, name not in data]}
         elif axis.mode == RANGE:
             ends = {"low": number_value(item, axis.low), "high": number_value(item, axis.high)}
-            space[name] = ends | {"scale": axis.scale}
+            entries[name] = ends | {"scale": axis.scale}
         elif any(text.strip() for text in axis.texts):
             texts = [text for text in axis.texts if text.strip()]
             others = [_typed(item, text) for text in texts]
-            space[name] = {"values": [_main(item, data), *others]}
+            entries[name] = {"values": [_main(item, data), *others]}
 
-    return _with_effect(space, fields, parameters)
+    return entries
 
 
 def _main(item: Field, data: QueryDict) -> Any:
@@ -275,12 +319,25 @@ def _sweep_text(request: Request, check: SweepCheck, preview: dict[str, Any]) ->
         text = f"At most {counted(check.trains, 'train')}"
 
     if request.budget_hours:
-        text += f", until they have run for {request.budget_hours:g} h in total"
+        text += f", until they have run for {hours_text(request.budget_hours)} in total"
 
-    if preview["time"] is not None:
-        text += f"; {about(preview['time']['seconds'] * check.trains)} one after the other"
+    seconds = _seconds_in_all(request, check, preview)
+    if seconds is not None:
+        text += f"; {about(seconds)} one after the other"
 
     return f"{text}."
+
+
+def _seconds_in_all(request: Request, check: SweepCheck, preview: dict[str, Any]) -> float | None:
+    """How long its trains take together; None where that is not known, since the first one does not
+    stand for the others, and where the hours end it before."""
+    assert check.space is not None
+    if preview["time"] is None or any(axis.name in TIMING for axis in check.space.axes):
+        return None
+
+    seconds: float = preview["time"]["seconds"] * check.trains
+    is_cut = request.budget_hours and seconds > request.budget_hours * HOUR_SECONDS
+    return None if is_cut else seconds
 
 
 def panel_of(method: TrainingMethod, sweep: SweepDraft) -> dict[str, Any]:
@@ -292,6 +349,18 @@ def panel_of(method: TrainingMethod, sweep: SweepDraft) -> dict[str, Any]:
         "pruners": Sweep.Pruner.choices,
         "usual_budget": USUAL_BUDGET,
     }
+
+
+def draft_beside(
+    request: HttpRequest,
+    method: TrainingMethod,
+    fields: dict[str, Field],
+    sweep: SweepDraft,
+    state: WorkerState,
+) -> Draft:
+    """The form as it was posted, with every setting that has an effect in one of the trains."""
+    others = others_read(sweep, fields, request.POST)
+    return draft_read(reader_of(request), method, request.POST, state.device_kind, others)
 
 
 class SweepFormView(View):
@@ -316,9 +385,10 @@ class SweepFormView(View):
     def post(self, request: HttpRequest, slug: str) -> HttpResponse:
         method = get_object_or_404(TrainingMethod, slug=slug)
         state = worker_state()
-        draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
-        sweep = sweep_read(draft.fields, request.POST)
-        is_changed = axes_change(sweep, draft.fields, request.POST)
+        fields = method_fields(method, device=state.device_kind)
+        sweep = sweep_read(fields, request.POST)
+        is_changed = axes_change(sweep, fields, request.POST)
+        draft = draft_beside(request, method, fields, sweep, state)
         space = space_read(sweep, draft.fields, draft.parameters, request.POST)
 
         if not space and not is_changed:
@@ -383,8 +453,9 @@ class SweepPlanView(View):
     def post(self, request: HttpRequest, slug: str) -> JsonResponse:
         method = get_object_or_404(TrainingMethod, slug=slug)
         state = worker_state()
-        draft = draft_read(reader_of(request), method, request.POST, state.device_kind)
-        sweep = sweep_read(draft.fields, request.POST)
+        fields = method_fields(method, device=state.device_kind)
+        sweep = sweep_read(fields, request.POST)
+        draft = draft_beside(request, method, fields, sweep, state)
         space = space_read(sweep, draft.fields, draft.parameters, request.POST)
         if space:
             preview, _ = sweep_preview(draft, request_of(draft, sweep, space), state)
@@ -421,7 +492,7 @@ def draft_take(draft: Draft, sweep: Sweep) -> SweepDraft:
         search=sweep.search,
         pruner=sweep.pruner,
         percentile=str(sweep.percentile),
-        budget=str(sweep.budget_trains),
+        budget="" if sweep.budget_asked is None else str(sweep.budget_asked),
     )
     if sweep.budget_hours is not None:
         filled.budget = f"{sweep.budget_hours:g}"
@@ -432,6 +503,7 @@ def draft_take(draft: Draft, sweep: Sweep) -> SweepDraft:
     except UserError:
         axes = []
 
+    draft.others = {axis.name: axis.edges() for axis in axes}
     for axis in axes:
         filled.axes[axis.name] = _axis_draft(axis)
         draft.parameters[axis.name] = axis.edges()[0]

@@ -128,7 +128,12 @@ class Sweep(TrainOrder):
     has_evaluation_dataset = models.BooleanField(
         default=False, help_text="Whether it was given one, which may have been deleted since."
     )
-    parameters = models.JSONField(default=dict, help_text="As they were given, without the axes.")
+    parameters = models.JSONField(
+        default=dict, help_text="Without the axes; defaults are those of the day of the start."
+    )
+    method_version = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Of its trains; blank: whichever there is."
+    )
     system_prompt = models.TextField(blank=True)
     notes = models.TextField(blank=True)
     labels = models.JSONField(default=list, blank=True)
@@ -162,7 +167,12 @@ class Sweep(TrainOrder):
     percentile = models.PositiveSmallIntegerField(
         default=25, help_text="Of the pruner of that name: the best so many per cent go on."
     )
-    budget_trains = models.PositiveIntegerField(help_text="At most so many trains.")
+    budget_trains = models.PositiveIntegerField(
+        help_text="At most so many trains: no more than there are combinations, and a sweep may make."
+    )
+    budget_asked = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The number of trains that was given; blank: none was."
+    )
     budget_hours = models.FloatField(
         null=True, blank=True, help_text="No further train once all together ran so long."
     )
@@ -222,6 +232,9 @@ class Trial(models.Model):
     reports = models.JSONField(default=list, help_text="[[step, value]] of the metric, once ended.")
     total_steps = models.BigIntegerField(default=0)
     seconds = models.FloatField(default=0, help_text="How long its train ran, once ended.")
+    earlier_seconds = models.FloatField(
+        default=0, help_text="How long trains ran that it had before this one."
+    )
     judged_step = models.BigIntegerField(
         default=0, help_text="The last step at which the pruner was asked."
     )

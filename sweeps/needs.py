@@ -6,11 +6,16 @@ from sweeps.models import Sweep
 from training.models import TrainRun
 from training.train.reward_resources import is_reward_model, scorers_named
 
-STANDS_ON_IT = "A sweep that runs takes its rewards from this train. Stop the sweep first."
+WAITS_FOR_IT = "A sweep waits until this train has succeeded. Stop the sweep first."
+STANDS_ON_IT = "A running sweep takes its rewards from this train. Stop the sweep first."
 
 
 def sweep_needs(run: TrainRun) -> str:
-    """Why a sweep needs the train: its further trains have rewards from it; "" where none does."""
+    """Why a sweep needs the train: its further trains wait for it, or have rewards from it; "" where
+    none does."""
+    waiting = Sweep.objects.active().filter(starts_after=run)
+    if run.status != TrainRun.Status.FINISHED and waiting.exists():
+        return WAITS_FOR_IT
     if not is_reward_model(run):
         return ""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.db.models import F, Q
+
 from jobs.models import Notice
 from jobs.notices import NoticeText, notices_create, public_address
 from sweeps.models import Sweep, Trial
@@ -10,14 +12,21 @@ from training.models import TrainRun
 
 
 def is_held(run: TrainRun) -> bool:
-    """Whether the end of this train is no news of its own: its sweep goes on, or says why not."""
-    return Trial.objects.filter(run=run, sweep__status__in=Sweep.ACTIVE).exists()
+    """Whether the end of this train is no news of its own: its sweep goes on, or says why not. One
+    that the sweep stopped may end after it."""
+    # Not one that a person has resumed since.
+    is_halted = Q(is_halted=True, run__started_at__lte=F("sweep__ended_at"))
+    is_pruned = Q(state=Trial.State.PRUNED, run__status=TrainRun.Status.STOPPED)
+    own = Trial.objects.filter(run=run, sweep__owner=run.owner)
+    return own.filter(Q(sweep__status__in=Sweep.ACTIVE) | is_halted | is_pruned).exists()
 
 
 def sweep_notify(sweep: Sweep) -> None:
     """Record who is to be notified that the sweep has ended or stopped, by a notice of its train
     that ended last. Call it inside the transaction that ends the sweep."""
-    trials = sweep.trials.filter(run__status__in=TrainRun.ENDED).select_related("run")
+    # A train that changed hands would tell somebody else of it.
+    own = sweep.trials.filter(run__owner=sweep.owner, run__status__in=TrainRun.ENDED)
+    trials = own.select_related("run")
     trial = trials.order_by("run__finished_at", "pk").last()
     run = trial.run if trial is not None else None
     if run is None:
@@ -31,7 +40,7 @@ def sweep_notify(sweep: Sweep) -> None:
 def sweep_notice(run: TrainRun, notice: Notice) -> NoticeText | None:
     """What a notice of a train says where it speaks for a sweep."""
     trial = Trial.objects.filter(run=run).select_related("sweep__owner").first()
-    if trial is None or not trial.sweep.speaks_for(run):
+    if trial is None or trial.sweep.owner_id != run.owner_id or not trial.sweep.speaks_for(run):
         return None
 
     sweep = trial.sweep

@@ -19,6 +19,7 @@ from core.row_actions import RowActionView
 from sweeps.drawing import best_line_of, parallel_of
 from sweeps.filters import SweepFilter
 from sweeps.models import Sweep, SweepQuerySet, Trial
+from sweeps.progress import sweep_fields
 from sweeps.ranking import best_trial, counts_text, number, ranked
 from sweeps.services import (
     sweep_continue,
@@ -27,8 +28,9 @@ from sweeps.services import (
     sweep_rename,
     sweep_stop,
 )
+from sweeps.space import axes_shown
 from sweeps.standing import (
-    axes_of,
+    budget_text,
     chance_text,
     search_text,
     seen_of,
@@ -70,12 +72,14 @@ class SweepListView(OrderListView):
 def sweep_context(request: HttpRequest, sweep: Sweep) -> dict[str, Any]:
     reader = reader_of(request)
     trials = list(sweep.trials.all())
-    axes = axes_of(sweep)
+    axes = axes_shown(sweep_fields(sweep), sweep.space)
     seen = seen_of([sweep], reader)
     best = best_trial(sweep, trials)
     compared = [trial.run_id for trial in ranked(sweep, trials) if trial.run_id in seen]
     fields = {axis.name: axis.field.title for axis in axes}
-    is_open = any(trial.state == Trial.State.OPEN for trial in trials)
+    is_open = any(
+        trial.state == Trial.State.OPEN and trial.began_at is not None for trial in trials
+    )
 
     return {
         "sweep": sweep,
@@ -87,6 +91,7 @@ def sweep_context(request: HttpRequest, sweep: Sweep) -> dict[str, Any]:
         "chance": chance_text(sweep, trials),
         "counts": counts_text(trials),
         "search": search_text(sweep),
+        "budget": budget_text(sweep),
         "metric": metric_title(sweep.metric),
         "activity": sweep_activity(sweep),
         "asks_again": sweep.is_active or is_open,
@@ -135,7 +140,7 @@ class SweepActionView(RowActionView[Sweep]):
 class SweepPauseView(SweepActionView):
     def change(self, request: HttpRequest, row: Sweep) -> str:
         sweep_pause(sweep=row, by=reader_of(request))
-        return f"{row.name} is paused. Trains that wait or run go on."
+        return f"{row.name} is paused. Waiting and running trains continue."
 
 
 class SweepStopView(SweepActionView):
@@ -151,7 +156,7 @@ class SweepStopView(SweepActionView):
 class SweepContinueView(SweepActionView):
     def change(self, request: HttpRequest, row: Sweep) -> str:
         sweep_continue(sweep=row, by=reader_of(request))
-        return f"{row.name} goes on."
+        return f"{row.name} continues."
 
 
 class SweepRenameView(SweepActionView):

@@ -51,11 +51,11 @@ def sweep_plan(sweep: Sweep) -> Plan:
 
 
 def trial_seconds(trial: Trial) -> float:
-    """How long its train ran so far, all attempts together."""
+    """How long its trains ran so far, all attempts together."""
     if trial.run is None:
         return trial.seconds
 
-    return run_seconds(trial.run) or 0.0
+    return trial.earlier_seconds + (run_seconds(trial.run) or 0.0)
 
 
 def trial_points(trial: Trial, metric: str) -> Points:

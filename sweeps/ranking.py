@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from core.templatetags.display import significant
@@ -12,10 +13,20 @@ from training.train.metrics import metric_title
 
 State = Trial.State
 DIGITS = 4
+NOT_STARTED = "not started"
 
 
 def number(value: float) -> str:
     return significant(value, DIGITS)
+
+
+def hours_text(hours: float) -> str:
+    return "1 hour" if hours == 1 else f"{hours:g} hours"
+
+
+def tried(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that count against the budget: of a combination that was refused there is no train."""
+    return [trial for trial in trials if not trial.is_refused]
 
 
 def ranked(sweep: Sweep, trials: Sequence[Trial]) -> list[Trial]:
@@ -42,13 +53,18 @@ def best_so_far(sweep: Sweep, trials: Sequence[Trial]) -> list[tuple[int, float,
     return line
 
 
+def _word(trial: Trial) -> str:
+    if trial.state == State.OPEN and trial.began_at is None:
+        return NOT_STARTED
+
+    return State(trial.state).label.lower()
+
+
 def counts_text(trials: Sequence[Trial]) -> str:
     """6 trains: 4 succeeded, 2 pruned"""
-    parts = []
-    for state in State:
-        count = sum(trial.state == state for trial in trials)
-        if count:
-            parts.append(f"{count} {state.label.lower()}")
+    counts = Counter(_word(trial) for trial in trials)
+    words = [*(state.label.lower() for state in State), NOT_STARTED]
+    parts = [f"{counts[word]} {word}" for word in words if counts[word]]
 
     return f"{counted(len(trials), 'train')}: {', '.join(parts)}" if parts else "No train yet"
 

@@ -154,6 +154,12 @@ class SweepSerializer(serializers.ModelSerializer[Sweep]):
     after = serializers.IntegerField(source="starts_after_id", read_only=True, allow_null=True)
     parameters = serializers.DictField(read_only=True)
     space = serializers.DictField(read_only=True)
+    budget_trains = serializers.IntegerField(
+        source="budget_asked",
+        read_only=True,
+        allow_null=True,
+        help_text="As it was given; null: every combination, or as many as the hours allow.",
+    )
     labels = serializers.ListField(child=serializers.CharField(), read_only=True)
     importance = serializers.DictField(
         child=serializers.FloatField(),

@@ -16,14 +16,18 @@ from core.ownership import deletion_check, owner_check
 from core.text import clean_label, clean_text
 from jobs.devices.presence import worker_state
 from jobs.services import jobs_follow
+from methods.schema import method_fields
 from sweeps.checking import (
     Request,
+    SweepCheck,
     metric_or_usual,
     percentile_of,
     search_or_usual,
     sweep_check,
 )
 from sweeps.models import Sweep, Trial
+from sweeps.progress import trial_seconds
+from sweeps.space import Values
 from training.models import TrainRun
 from training.train.launching import device_kind_for
 from training.train.resuming import train_resume
@@ -52,18 +56,17 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
     assert request.dataset is not None
     assert check.first is not None
     name = clean_label(request.name, limit=LONGEST_NAME)
-    swept = {axis.name for axis in space.axes}
-    given = request.parameters.items()
 
     sweep = Sweep(
         owner=request.owner,
         name=name or f"{request.dataset.slug}-{request.method.slug}"[:LONGEST_NAME],
         method=request.method,
+        method_version=request.method.version,
         base_model=request.base_model,
         dataset=request.dataset,
         evaluation_dataset=request.evaluation_dataset,
         has_evaluation_dataset=request.evaluation_dataset is not None,
-        parameters={name: value for name, value in given if name not in swept},
+        parameters=parameters_settled(request, check, device),
         system_prompt=clean_text(request.system_prompt),
         notes=clean_text(request.notes),
         labels=check.first.labels,
@@ -78,6 +81,7 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
         pruner=request.pruner,
         percentile=percentile_of(request),
         budget_trains=check.trains,
+        budget_asked=request.budget_trains,
         budget_hours=request.budget_hours,
         seed=request.seed or random.getrandbits(31),
         idempotency_key=idempotency_key or None,
@@ -94,6 +98,25 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
         return earlier, False
 
     return sweep, True
+
+
+def parameters_settled(request: Request, check: SweepCheck, device: str) -> Values:
+    """What all trains of a sweep share: what was given, and the defaults of today and of this device,
+    which may be others when its last train starts. What follows from other settings is left out."""
+    assert check.space is not None
+    assert check.first is not None
+    swept = {axis.name for axis in check.space.axes}
+    given = {name: value for name, value in request.parameters.items() if name not in swept}
+    # Epochs that were given as well would be refused.
+    unsettled = swept | {"epochs"} if "max_steps" in swept else swept
+    fields = method_fields(request.method, device=device)
+
+    defaults = {
+        name: value
+        for name, value in (check.first.parameters or {}).items()
+        if name in fields and name not in unsettled and value == fields[name].default
+    }
+    return defaults | given
 
 
 def sweep_rename(*, sweep: Sweep, by: User, name: str) -> Sweep:
@@ -115,7 +138,7 @@ def sweep_pause(*, sweep: Sweep, by: User) -> Sweep:
     if sweep.status == Status.PAUSED:
         return sweep
     if sweep.status != Status.RUNNING or not sweep.transition(Status.PAUSED):
-        raise UserError("Only a sweep that runs can be paused.", code="wrong_state")
+        raise UserError("Only a running sweep can be paused.", code="wrong_state")
 
     return sweep
 
@@ -136,9 +159,13 @@ def sweep_stop(*, sweep: Sweep, by: User) -> Sweep:
 
 def trials_halt(sweep: Sweep, trials: Iterable[Trial]) -> None:
     """Stop the trains of these trials, which go on when the sweep does; one that a person is
-    stopping already does not. Call it under the sweep's lock."""
+    stopping already does not. A combination that never had a train is forgotten: it is asked for
+    again. Call it under the sweep's lock."""
     for trial in trials:
         run = trial.run
+        if trial.began_at is None and not trial.earlier_seconds:
+            trial.delete()
+            continue
         if run is None or run.owner_id != sweep.owner_id:
             continue
         if run.ended or run.status == RunStatus.STOPPING:
@@ -189,14 +216,19 @@ def _go_on(sweep: Sweep, trial: Trial) -> None:
     opened = {"state": State.OPEN, "ended_at": None, "reason": ""}
     run = trial.run
 
-    if run is not None and (run.owner_id != sweep.owner_id or run.status == RunStatus.FINISHED):
+    if trial.state == State.COMPLETE:
+        # Its train had come to its end before it was stopped, and may have been deleted since.
+        pass
+    elif run is not None and (run.owner_id != sweep.owner_id or run.status == RunStatus.FINISHED):
         # It is somebody else's by now, or had come to its end before it was stopped.
         pass
     elif run is not None and not run.ended:
         # A person has resumed it meanwhile.
         values |= opened | {"is_resumed": True}
     elif run is None or run.method.is_custom:
+        spent = trial_seconds(trial)
         values |= opened | {"run": None, "began_at": None, "judged_step": 0, "marks": {}}
+        values |= {"seconds": spent, "earlier_seconds": spent}
     else:
         values |= opened
         _resume(run)
@@ -211,7 +243,7 @@ def _resume(run: TrainRun) -> None:
         train_resume(run=run, by=owner_of(run))
     except UserError as refusal:
         if "step" not in refusal.fields:
-            text = f"Train #{run.pk} cannot go on: {refusal.message}"
+            text = f"Train #{run.pk} cannot continue: {refusal.message}"
             raise UserError(text, code=refusal.code, status=refusal.status) from refusal
 
         train_resume(run=run, by=owner_of(run), step=0)

@@ -139,6 +139,29 @@ def axes_read(fields: dict[str, Field], space: dict[str, Any]) -> list[Axis]:
     return _in_order(axes, fields)
 
 
+def axes_shown(fields: dict[str, Field], space: dict[str, Any]) -> list[Axis]:
+    """The axes of a space that was accepted once, for pages: nothing is checked, and a setting that
+    the method has no more is shown by its name."""
+    known = {
+        name: fields.get(name) or _plain_field(name, entry) for name, entry in sorted(space.items())
+    }
+    axes = [_axis_shown(known[name], entry) for name, entry in sorted(space.items())]
+    return _in_order(axes, fields | known)
+
+
+def _plain_field(name: str, entry: dict[str, Any]) -> Field:
+    values = entry.get("values", [])
+    is_number = all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)
+    return Field(name, name, "", "float" if is_number else "text", None)
+
+
+def _axis_shown(field: Field, entry: dict[str, Any]) -> Axis:
+    if "values" in entry:
+        return Axis(field, tuple(entry["values"]))
+
+    return Axis(field, low=entry["low"], high=entry["high"], log=entry["scale"] == "log")
+
+
 def _axis_read(fields: dict[str, Field], name: str, entry: Any) -> Axis:
     field = fields.get(name)
     if field is None:

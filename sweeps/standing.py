@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from django.contrib.auth.models import AnonymousUser, User
 
-from core.errors import UserError
 from core.text import counted
 from jobs.devices.presence import worker_state
 from sweeps.models import Sweep, Trial
-from sweeps.progress import sweep_space, trial_seconds
-from sweeps.ranking import best_trial
+from sweeps.progress import trial_seconds
+from sweeps.ranking import best_trial, hours_text, tried
 from sweeps.space import Axis
 from training.models import TrainRun
 from training.train.durations import run_progress
@@ -86,14 +85,6 @@ class TrialRow:
         return run_progress(self.run) if self.run is not None and not self.run.ended else None
 
 
-def axes_of(sweep: Sweep) -> list[Axis]:
-    """None where its method no longer has what the sweep changes."""
-    try:
-        return list(sweep_space(sweep).axes)
-    except UserError:
-        return []
-
-
 def seen_of(sweeps: Iterable[Sweep], reader: User | AnonymousUser) -> set[int]:
     """Ids of the trains of sweeps that a reader may see, by one query."""
     ids = [trial.run_id for sweep in sweeps for trial in sweep.trials.all()]
@@ -159,7 +150,7 @@ def sweep_activity(sweep: Sweep) -> str:
         parts.append(f"{counts[RunStatus.QUEUED]} waiting")
 
     now = ", ".join(parts)
-    made = f"{len(trials)} of {counted(sweep.budget_trains, 'train')}"
+    made = _made_text(sweep, trials)
     if sweep.status == Status.PAUSED:
         return f"Paused after {made}{f'; {now}' if now else ''}."
     if sweep.status != Status.RUNNING:
@@ -175,6 +166,26 @@ def sweep_activity(sweep: Sweep) -> str:
         return f"{made}. The next one waits for a worker. {worker.message}"
 
     return "The next train is about to join the queue."
+
+
+def _made_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
+    """2 of 6 trains; 2 trains, where hours decide how many there will be."""
+    made = len(tried(trials))
+    if sweep.budget_asked is None and sweep.budget_hours is not None:
+        return counted(made, "train")
+
+    return f"{made} of {counted(sweep.budget_trains, 'train')}"
+
+
+def budget_text(sweep: Sweep) -> str:
+    """12 trains, 5.5 hours in total"""
+    parts = []
+    if sweep.budget_asked is not None:
+        parts.append(counted(sweep.budget_asked, "train"))
+    if sweep.budget_hours is not None:
+        parts.append(f"{hours_text(sweep.budget_hours)} in total")
+
+    return ", ".join(parts) or "Every combination"
 
 
 def chance_text(sweep: Sweep, trials: Sequence[Trial]) -> str:

@@ -32,8 +32,8 @@ FEWEST_FOR_IMPORTANCE = 12
 TARGET_SHARE = 0.25
 # Before this share of a train nothing is pruned: every train begins badly.
 WARM_UP = 0.25
-# Successive halving: one of so many goes on from each rung, and the first rung is where two
-# more are left.
+# Successive halving: one of so many goes on from each rung. The first is where the warm-up ends, and
+# the next one at so many times its steps.
 REDUCTION = 3
 
 
@@ -184,10 +184,13 @@ def prune_ask(plan: Plan, past: Sequence[Past], number: int, position: int) -> D
         return Decision(False, marks=trial.marks)
 
     until_now = {at: value for at, value in trial.reports.items() if at <= position}
-    seen = [*past[:number], replace(trial, reports=until_now, state=OPEN), *past[number + 1 :]]
+    seen = [_reported_by(position, other) for other in past]
+    seen[number] = replace(trial, reports=until_now, state=OPEN)
     pruner = _pruner(plan, trial.end)
     study = _study(plan, seen, _optuna().samplers.RandomSampler(seed=0))
     is_pruned = pruner.prune(study, study.trials[number])
+    # What a rung was reached with is kept all the same: later trains are compared with it.
+    is_pruned = is_pruned and sum(each.state == COMPLETE for each in past) >= plan.startup
     marks = dict(study.trials[number].system_attrs)
 
     if plan.pruner == "halving":
@@ -198,11 +201,21 @@ def prune_ask(plan: Plan, past: Sequence[Past], number: int, position: int) -> D
     return Decision(is_pruned, bound, others, marks)
 
 
+def _reported_by(position: int, trial: Past) -> Past:
+    """The trial with its last report before `position` there, where it has none: trains of different
+    lengths are evaluated at different shares, and a pruner compares at equal ones."""
+    before = [at for at in trial.reports if at < position]
+    if trial.state != COMPLETE or position in trial.reports or not before:
+        return trial
+
+    return replace(trial, reports=trial.reports | {position: trial.reports[max(before)]})
+
+
 def _pruner(plan: Plan, end: int) -> optuna.pruners.BasePruner:
     pruners = _optuna().pruners
     pruner: optuna.pruners.BasePruner
     if plan.pruner == "halving":
-        first = max(1, round(end / REDUCTION**2))
+        first = max(1, math.ceil(WARM_UP * end))
         pruner = pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
     else:
         pruner = pruners.PercentilePruner(

@@ -40,3 +40,11 @@ class TrainingConfig(AppConfig):
                 ended=f"{jobs}.step_ended",
             )
         )
+        kind_register(
+            Kind(
+                "storage-clearing",
+                "Clearing of the storage",
+                run=f"{jobs}.clear_storage",
+                is_listed=False,
+            )
+        )

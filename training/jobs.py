@@ -56,6 +56,13 @@ def run_step(pk: int) -> str:
     return step_run(pk)
 
 
+def clear_storage() -> str:
+    """Returns why it could not be done, or nothing."""
+    from training.work.storage_clearing import storage_clearing_run
+
+    return storage_clearing_run()
+
+
 def step_ended(pk: int, *, reason: str, limit_seconds: float) -> None:
     from training.train.step_trial import step_ended
 

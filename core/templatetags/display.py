@@ -196,7 +196,7 @@ def time_left(seconds: Any) -> str:
     if not is_number(seconds):
         return ""
 
-    return f"{about(seconds)} left" if seconds >= 1 else "takes longer than estimated"
+    return f"{about(seconds)} left" if seconds >= 1 else "taking longer than estimated"
 
 
 @register.filter

@@ -66,6 +66,7 @@ from engine.storage.inputs import inputs_put
 from engine.storage.pull import OutputsPull
 from engine.storage.session import session_forget
 from engine.storage.store import Store
+from engine.storage.trees import SUMS
 
 ADDRESS = "DEEPEXTENSION_RAY_ADDRESS"
 SHARE = "DEEPEXTENSION_RAY_CPUS_PER_DEVICE"
@@ -104,8 +105,6 @@ ENDINGS = {"finished": EXIT_FINISHED, "stopped": EXIT_STOPPED, "failed": EXIT_FA
 LOG_TAIL = 4000
 # How long the end of a train waits for a storage that is away.
 OUTPUTS_SECONDS = 600.0
-# Beside the run directories: sums of large files, which are computed once.
-SUMS = ".storage-sums.json"
 
 
 class Interrupted(Exception):

@@ -475,7 +475,7 @@ def _event(line: bytes) -> dict[str, Any] | None:
     """The event on a line; None for a line that is not one."""
     try:
         # JSON has no NaN and no infinity, though Python reads them.
-        event = json.loads(line, parse_constant=lambda name: None)
+        event = json.loads(line, parse_constant=lambda name: None, parse_float=_float_or_none)
     except (ValueError, RecursionError):
         return None
 
@@ -487,6 +487,12 @@ def _event(line: bytes) -> dict[str, Any] | None:
         return None
 
     return event if isinstance(event.get("time"), int | float) else None
+
+
+def _float_or_none(text: str) -> float | None:
+    """None for what is beyond all floats, such as 1e999: no database stores infinity in JSON."""
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def stop_request(directory: Path) -> None:

@@ -122,6 +122,6 @@ def sample_examples(
 
     job.warn(
         "samples_of_training_rows",
-        "Nothing is held out: the sample prompts are rows that are trained on.",
+        "No rows are held out: the sample prompts are rows that are trained on.",
     )
     return [training_row(index) for index in parts.kept[:count]]

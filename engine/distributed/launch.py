@@ -91,7 +91,9 @@ def run_ranks(count: int, directory: Path, work: Callable[[Ranks], int]) -> Endi
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for rank in ranks:
             if rank.status is None:
-                os.kill(rank.pid, number)
+                # One that has ended in this moment is looked at next.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rank.pid, number)
 
     # One that comes before all have been started waits until then.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))

@@ -42,17 +42,24 @@ def sharding_options(parameters: TrainParameters) -> dict[str, Any]:
 
 def make_whole(model: torch.nn.Module, ranks: Ranks) -> None:
     """Bring the parts of all ranks together: afterwards the first one has a whole and ordinary model
-    in main memory, and the others have nothing. All ranks must come."""
+    in main memory, and the others have nothing. Of a model with an adapter that alone is brought
+    together: nothing else of it is saved, and the base may be larger than the memory of one machine.
+    All ranks must come."""
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
+    has_adapter = hasattr(model, "peft_config")
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             if not isinstance(weight, DTensor):
                 continue
 
-            whole = weight.full_tensor().detach()
-            kept = whole.cpu() if ranks.is_first else whole.new_empty(0)
+            if has_adapter and not weight.requires_grad:
+                kept = torch.empty(0, dtype=weight.dtype)
+            else:
+                whole = weight.full_tensor().detach()
+                kept = whole.cpu() if ranks.is_first else whole.new_empty(0)
+
             setattr(module, name, torch.nn.Parameter(kept, requires_grad=weight.requires_grad))
 
     for module in model.modules():

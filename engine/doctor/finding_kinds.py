@@ -68,13 +68,13 @@ EXPLANATIONS = {
     SEPARATORS: "The chat template separates prompt and answer itself.",
     "one_label": "There is nothing to tell apart: good and bad answers are both needed.",
     "imbalance": "The model learns little from a kind of which there is so little.",
-    "mixed_scripts": "Fine where it is meant; otherwise a part of the rows is of another file.",
+    "mixed_scripts": "Fine if intended; otherwise some rows may be from another file.",
     SEVERAL_LISTS: "Rows meant for measuring may be among those that are trained on.",
     UNUSED: "No train on this dataset sees what stands in these fields.",
-    "two_turns": "Somebody speaks twice without an answer between.",
-    "system_later": "A system prompt may only stand in front.",
+    "two_turns": "The same speaker has two turns in a row.",
+    "system_later": "A system prompt is only allowed at the start.",
     "ends_with_user": "The conversation ends with a question, so there is no answer to learn.",
-    "begins_with_assistant": "An answer stands in front that no question came before.",
+    "begins_with_assistant": "The conversation starts with an answer, without a question before it.",
     "media": "Only text can be learned from.",
 }
 
@@ -83,8 +83,8 @@ STOPS, COSTS, NOTE = "stops", "costs", "note"
 SEVERITY_WORDS = {STOPS: "Stops training", COSTS: "Costs quality", NOTE: "Worth knowing"}
 SEVERITY_HELP = {
     STOPS: "Nothing can be learned from these rows, so they are left out of every train.",
-    COSTS: "These rows are trained on, and the model gets worse by it.",
-    NOTE: "Look whether it is meant.",
+    COSTS: "These rows are trained on and make the model worse.",
+    NOTE: "Check whether this is intended.",
 }
 _SEVERITIES = dict.fromkeys(REPAIRABLE, STOPS) | {
     "one_label": STOPS,

@@ -127,8 +127,8 @@ REPAIRS = {
         ),
         Repair(
             "mend_encoding",
-            "Mend the encoding",
-            "Text that was read in the wrong encoding is read rightly.",
+            "Repair the encoding",
+            "Text that was read in the wrong encoding is read correctly.",
             ("damaged",),
         ),
         Repair(
@@ -212,7 +212,7 @@ SAFE = (
 # Versions that are made of several repairs at once, and of rows that somebody edited or set aside.
 MEND_SAFE, APPLY_CHANGES = "mend_safe", "apply_changes"
 COMBINED_TITLES = {
-    MEND_SAFE: "Mend all that is safe",
+    MEND_SAFE: "Make all safe repairs",
     APPLY_CHANGES: "Apply changed rows",
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import trl.trainer.utils as trl_head
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
+from engine.contract.attention import kernel_obstacle
 from engine.fast import adapter, attention, fallback, generation, norm
 from engine.fast.head import Head
 from engine.fast.packing import packing_proof
@@ -118,18 +119,8 @@ def _segments_obstacle(model: Any, device: Device, precision: Precision) -> str:
     if getattr(config, "attention_chunk_size", None):
         return "this model divides its attention into chunks"
 
-    if device.kind == "cpu":
-        return ""
-
-    if precision.name == "fp32":
-        return "GPUs know attention without padding in half precision alone"
-
-    if not device.bf16:
-        return "attention without padding needs a GPU of the Ampere generation or later"
-
     head_dim = getattr(config, "head_dim", None)
     head_dim = head_dim or config.hidden_size // config.num_attention_heads
-    if head_dim > 256 or head_dim % 8:
-        return f"its attention heads of {head_dim} numbers have no such kernel"
-
-    return ""
+    return kernel_obstacle(
+        device.kind, half=device.bf16, precision=precision.name, head_dim=head_dim
+    )

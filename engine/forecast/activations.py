@@ -65,6 +65,15 @@ def layer_bytes(model: ModelShape, work: Workload) -> float:
     return tokens * numbers + _attention_weights(model, work)
 
 
+def copied_bytes(model: ModelShape, work: Workload) -> float:
+    """Weights that learn are held in fp32: of those of linear layers the forward pass makes copies in half
+    precision, which the backward pass needs."""
+    if work.trains_adapter or not work.is_half:
+        return 0.0
+
+    return 2.0 * sum(linear.weights for linear in model.linears) / work.shards
+
+
 def _adapted_numbers(model: ModelShape, work: Workload) -> float:
     """Bytes a token where a frozen layer has adapters."""
     size = work.number_bytes
@@ -81,8 +90,10 @@ def _adapted_numbers(model: ModelShape, work: Workload) -> float:
     result = float(kept * size)
 
     if work.is_half and (work.target.kind == "cuda" or not model.fused_norms):
-        # The plain norm keeps its input in fp32 besides.
-        result += 2 * 4 * model.hidden
+        # The plain norm keeps its input in fp32 besides; those of queries and keys keep no other.
+        result += model.norms * 4 * model.hidden
+        if model.query_norms:
+            result += (4 - size) * (model.query_width + model.kv_width)
 
     return result
 
@@ -135,12 +146,12 @@ def _total_inputs(model: ModelShape, targets: tuple[Linear, ...]) -> int:
 def _attention_numbers(model: ModelShape, work: Workload) -> int:
     """Queries, keys and values. Where a mask hides padding, keys and values are repeated for each query
     head. Norms of queries and keys keep their inputs, and torch's attention the result of each row."""
-    width = model.query_width if work.is_padded else model.kv_width
+    width = model.kv_width if work.lies_end_to_end(model) else model.query_width
     numbers = model.query_width + 2 * width
 
     if model.query_norms:
         numbers += model.query_width + model.kv_width
-    if work.computes_end_to_end(model) and not work.is_half:
+    if work.lies_end_to_end(model) and not work.is_half:
         numbers += model.query_width
 
     return numbers
@@ -152,7 +163,8 @@ def _mlp_numbers(model: ModelShape) -> int:
 
 def _attention_weights(model: ModelShape, work: Workload) -> float:
     """Bytes of the attention weights that are kept."""
-    if work.target.kind != "cpu" or work.is_padded or not work.is_half or not work.trains_adapter:
+    is_kept = work.is_half and work.trains_adapter and work.lies_end_to_end(model)
+    if work.target.kind != "cpu" or not is_kept:
         return 0.0
 
     batch = work.batch

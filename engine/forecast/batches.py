@@ -17,6 +17,10 @@ MOST_ROWS = 20_000
 MOST_BATCHES = 20_000
 MOST_DRAWN = 100_000
 SEED = 20
+# Of a text that is not tokenised: so many bytes of UTF-8 are a token, in English and Chinese alike,
+# and a turn of a chat template has some tokens of its own.
+BYTES_A_TOKEN = 4
+TOKENS_OF_A_TURN = 6
 
 # ((tokens, rows), …), the shortest first.
 Histogram = tuple[tuple[int, int], ...]
@@ -37,6 +41,18 @@ class Batch:
     def padded(self) -> int:
         """Tokens where each row is padded to the longest."""
         return self.rows * self.longest
+
+
+def turn_tokens(text: str) -> int:
+    """About how many tokens a turn of a conversation has; none where it has no words. The file of a
+    tokenizer is a stranger's, which no process of a web server reads, so it is no count."""
+    size = len(text.strip().encode())
+    return -(-size // BYTES_A_TOKEN) + TOKENS_OF_A_TURN if size else 0
+
+
+def lengthened(counts: Mapping[str, int], tokens: int) -> dict[str, int]:
+    """{tokens: rows} with each row longer by `tokens`."""
+    return {str(int(text) + tokens): rows for text, rows in counts.items()}
 
 
 def histogram_of(counts: Mapping[str, int], limit: int) -> Histogram:

@@ -5,7 +5,9 @@ A train has several moments at which most is held, and its peak is that of the l
     loading    the files' pages beside the weights that are made of them
     learning   weights, what is trained with gradient and optimizer, and at the end of the forward pass
                everything that the backward pass needs
+    stepping   the same at the end of the backward pass, of which nothing but the gradients is left
     answers    weights, and the KV cache of the answers that are being written
+    evaluating weights, and one layer's results of held-out rows, or the KV cache of answers to them
     saving     what is written is put together in memory first
 
 Formulas are of what transformers, peft and engine.fast keep, layer by layer; docs/forecast.md tells
@@ -16,7 +18,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from engine.forecast.activations import activation_bytes, head_bytes, transient_bytes
+from engine.forecast.activations import (
+    activation_bytes,
+    copied_bytes,
+    head_bytes,
+    layer_bytes,
+    transient_bytes,
+)
 from engine.forecast.shape import ModelShape
 from engine.forecast.workload import Workload
 from engine.models.inspect import BYTES_OF
@@ -28,6 +36,8 @@ LIBRARIES_CPU = 445 * MIB
 # The C library keeps what a step has freed for the next one, whose rows have other lengths: so much of
 # what comes and goes lies in gaps.
 GAPS_CPU = 0.2
+# Of a mixture each expert has other rows in each layer and step, so that hardly a block fits again.
+GAPS_CPU_EXPERTS = 1.05
 # What CUDA's context and its libraries hold on the GPU; torch's own count leaves them out.
 LIBRARIES_CUDA = 600 * MIB
 # Of all that torch allocates on a GPU, so much lies in gaps between blocks.
@@ -36,6 +46,9 @@ GAPS_CUDA = 0.06
 CACHE_GROWTH = 128
 # Bits of a weight in the two kinds of quantised layers, with their scales.
 QUANTISED_BYTES = {"8-bit": 1.01, "4-bit": 0.516}
+
+# The name of a moment that tried steps do not have.
+EVALUATING = "evaluating"
 
 TITLES = {
     "weights": "Weights",
@@ -95,12 +108,22 @@ def memory_forecast(model: ModelShape, work: Workload, *, reward_bytes: int = 0)
 
     moments = {
         "loading": _loading(model, work, held),
-        "learning": held | _trained(model, work) | _learning(model, work),
+        "learning": held
+        | _trained(model, work, with_gradients=work.holds_gradients)
+        | _learning(model, work),
+        "stepping": held | _trained(model, work) | _stepping(model, work),
         "saving": held | _trained(model, work, with_gradients=False) | _saving(model, work),
     }
     if work.writes_answers:
         moments["answers"] = (
             held | _trained(model, work, with_gradients=False) | _writing(model, work)
+        )
+
+    if work.evaluation is not None:
+        moments[EVALUATING] = (
+            held
+            | _trained(model, work, with_gradients=False)
+            | _evaluating(model, replace(work, batch=work.evaluation))
         )
 
     moment, parts = max(moments.items(), key=lambda item: sum(item[1].values()))
@@ -147,14 +170,15 @@ def weights_bytes(model: ModelShape, work: Workload) -> float:
     if quantised is None:
         return parameters * size / work.shards
 
-    linear = sum(linear.weights for linear in model.linears)
+    # Experts lie in one block a layer, which bitsandbytes, looking for layers, passes by.
+    linear = sum(linear.weights for linear in model.linears if not linear.is_expert)
     return (parameters - linear) * size + linear * quantised
 
 
 def _held(model: ModelShape, work: Workload) -> dict[str, float]:
     """The weights that are there all the time."""
     weights = weights_bytes(model, work)
-    held = {"weights": weights + _moved_bytes(model, work)}
+    held = {"weights": weights + _moved_bytes(model, work) + _joined_bytes(model, work)}
     # An adapter is switched off to compute its reference; all weights need a second copy.
     if work.has_reference and not work.trains_adapter:
         held["reference"] = weights
@@ -182,6 +206,16 @@ def _moved_bytes(model: ModelShape, work: Workload) -> float:
     return float(moved * work.weight_bytes)
 
 
+def _joined_bytes(model: ModelShape, work: Workload) -> float:
+    """The files have each expert for itself, and a layer's are joined while they are loaded. On a CPU the
+    memory of the single ones stays with the process."""
+    if work.target.kind != "cpu":
+        return 0.0
+
+    experts = sum(linear.weights for linear in model.linears if linear.is_expert)
+    return float(experts * BYTES_OF[model.stored_dtype])
+
+
 def _trained(model: ModelShape, work: Workload, *, with_gradients: bool = True) -> dict[str, float]:
     """What belongs to the weights that learn: fp32, their gradients, and the optimizer's state."""
     count = trained_weights(model, work) / work.shards
@@ -189,9 +223,9 @@ def _trained(model: ModelShape, work: Workload, *, with_gradients: bool = True) 
 
     if work.trains_adapter:
         parts["adapter"] = count * 4
-    if with_gradients:
-        # Ranks that hold whole copies exchange gradients through a second buffer.
-        copies = 2 if work.devices > 1 and work.shards == 1 else 1
+    # Ranks that hold whole copies exchange gradients through a second buffer, which stays.
+    copies = int(with_gradients) + int(work.devices > 1 and work.shards == 1)
+    if copies:
         parts["gradients"] = count * 4 * copies
 
     return parts
@@ -207,19 +241,44 @@ def _loading(model: ModelShape, work: Workload, held: dict[str, float]) -> dict[
 
 def _learning(model: ModelShape, work: Workload) -> dict[str, float]:
     """At the end of the forward pass, or a little later."""
-    gaps = 1 + (GAPS_CPU if work.target.kind == "cpu" else 0.0)
+    gaps = _with_gaps(model, work)
     logits = head_bytes(model, work)
     later = max(0.0, transient_bytes(model, work) - logits)
     return {
-        "activations": gaps * (activation_bytes(model, work) + later),
+        "activations": gaps * (activation_bytes(model, work) + later) + copied_bytes(model, work),
         "logits": gaps * logits,
     }
 
 
+def _with_gaps(model: ModelShape, work: Workload) -> float:
+    """By what results are multiplied for the gaps that they leave."""
+    if work.target.kind != "cpu":
+        return 1.0
+
+    return 1 + (GAPS_CPU_EXPERTS if model.experts else GAPS_CPU)
+
+
+def _stepping(model: ModelShape, work: Workload) -> dict[str, float]:
+    """At the end of the backward pass, in the first layer."""
+    return {"activations": layer_bytes(model, work)}
+
+
 def _writing(model: ModelShape, work: Workload) -> dict[str, float]:
-    """While answers are written: keys and values of all that has been read and written."""
+    """While the answers of a step are written, all together."""
+    accumulation = int(work.parameters.get("gradient_accumulation_steps") or 1)
+    return _cache(model, work, work.batch.rows * accumulation)
+
+
+def _evaluating(model: ModelShape, work: Workload) -> dict[str, float]:
+    """While held-out rows are computed, which keep nothing for a backward pass."""
+    gaps = _with_gaps(model, work)
+    results = {"activations": gaps * layer_bytes(model, work)}
+    return results | _cache(model, work, work.batch.rows) if work.writes_answers else results
+
+
+def _cache(model: ModelShape, work: Workload, rows: int) -> dict[str, float]:
+    """Keys and values of all that `rows` answers have read and written."""
     batch = work.batch
-    rows = batch.rows * int(work.parameters.get("gradient_accumulation_steps") or 1)
     prompt = batch.longest - batch.answer
     growths = -(-batch.answer // CACHE_GROWTH)
     columns = prompt + growths * CACHE_GROWTH

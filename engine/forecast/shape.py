@@ -18,6 +18,7 @@ from engine.models.inspect import (
     BYTES_OF,
     NOT_LINEAR,
     ModelProblem,
+    context_length,
     json_read,
     safetensors_read,
     weight_files,
@@ -45,6 +46,9 @@ OTHER_LAYERS = re.compile(
 QUERY_NORM = re.compile(r"\.(q_norm|q_layernorm|query_norm)\.")
 # Families whose norms engine.fast.norm computes in one go on a CPU.
 FUSED_NORMS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+# Families whose attention transformers does not give to torch.
+WITHOUT_SDPA = frozenset({"gemma2", "gpt_oss", "vaultgemma", "deepseek_v4", "mimo_v2_flash"})
+NORM = re.compile(r"\.\d+\.(.*norm.*|ln_.*)\.weight$")
 EXPERT_BLOCK = re.compile(r"(^|\.)experts\.(\d+\.)?")
 
 
@@ -74,8 +78,10 @@ class ModelShape:
     that one token goes through (its experts together). `parameters`: all weights; `embedding`: those
     of the embeddings, `output`: those of an output layer of its own, 0 where it shares theirs.
     `stored_bytes`: the weights as they lie in the files. `gates`: whether the MLP has a gate.
-    `query_norms`: whether queries and keys go through norms of their own. `fused_norms`: whether
-    engine.fast.norm knows its norms. `architecture`: the class that config.json names."""
+    `norms`: how many of the model's width a layer has. `query_norms`: whether queries and keys go
+    through norms of their own. `fused_norms`: whether engine.fast.norm knows its norms. `context`:
+    the most tokens of a row, 0 where config.json does not say. `has_sdpa`: whether torch's own
+    attention computes it. `architecture`: the class that config.json names."""
 
     architecture: str
     layers: int
@@ -93,9 +99,12 @@ class ModelShape:
     stored_dtype: str
     linears: tuple[Linear, ...]
     experts: int = 0
+    norms: int = 2
     caps_attention: bool = False
     fused_norms: bool = True
     query_norms: bool = False
+    context: int = 0
+    has_sdpa: bool = True
 
     @property
     def query_width(self) -> int:
@@ -189,11 +198,14 @@ def shape_of(config: dict[str, Any], tensors: Iterable[tuple[str, str, list[int]
         stored_dtype=max(numbers, key=lambda dtype: numbers[dtype]),
         linears=linears,
         experts=_first(values, EXPERTS) or 0,
+        norms=_norms(sizes, hidden, layers),
         caps_attention=bool(
             values.get("attn_logit_softcapping") or values.get("attention_chunk_size")
         ),
         query_norms=any(QUERY_NORM.search(name) for name in sizes),
         fused_norms=str(config.get("model_type")) in FUSED_NORMS,
+        context=context_length(config),
+        has_sdpa=str(values.get("model_type")) not in WITHOUT_SDPA,
     )
 
 
@@ -243,6 +255,12 @@ def _width(values: dict[str, Any], linears: tuple[Linear, ...], hidden: int) -> 
     # GPT-2's config leaves it out: four times the hidden size.
     widest = max((linear.outputs for linear in linears if linear.inputs == hidden), default=0)
     return widest or 4 * hidden
+
+
+def _norms(sizes: dict[str, list[int]], hidden: int, layers: int) -> int:
+    """Of one decoder layer; two where they have no weights."""
+    weights = [name for name, shape in sizes.items() if shape == [hidden] and NORM.search(name)]
+    return round(len(weights) / layers) or 2
 
 
 def linears_of(sizes: dict[str, list[int]]) -> tuple[Linear, ...]:

@@ -39,13 +39,13 @@ OUT_OF_MEMORY = Failure(
     "out_of_memory",
     "The machine ran out of memory.",
     "Lower the batch size and raise gradient accumulation by the same factor: the result stays the "
-    "same. Fewer max tokens or gradient checkpointing help too.",
+    "same. Lowering Max tokens, or turning gradient checkpointing on, helps too.",
 )
 GPU_OUT_OF_MEMORY = replace(OUT_OF_MEMORY, message="The GPU ran out of memory.")
 DISK_FULL = Failure(
     "disk_full",
     "The disk is full.",
-    "Free some space, or keep fewer checkpoints. Checkpoints written before are whole.",
+    "Free some space, or keep fewer checkpoints. Checkpoints saved before are intact.",
 )
 # Of a train on several devices: one of its processes was ended from outside.
 RANK_KILLED = "rank_killed"
@@ -182,7 +182,7 @@ def _unknown(error: BaseException) -> Failure:
     return Failure(
         "unknown",
         f"The train failed: {last_line(error)}",
-        "The cause is not one that we know. The end of the Train Log shows where it happened.",
+        "The cause is unknown. The end of the Train Log shows where it happened.",
     )
 
 

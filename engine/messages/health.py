@@ -238,7 +238,7 @@ class Health:
 
         return Trouble(
             "kl_runaway",
-            f"The model has moved {kl:.2g} nats a token away from its reference at step {step:,}: "
+            f"The model has moved {kl:.2g} nats per token away from its reference at step {step:,}: "
             "answers may have become nonsense that the reward likes.",
             "Look at the sampled answers. Raise the KL coefficient or lower the learning rate.",
             serious=True,

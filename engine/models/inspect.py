@@ -135,7 +135,7 @@ def folder_read(folder: Path) -> ModelFacts:
     return ModelFacts(
         architecture=str(architectures[0])[:100],
         parameter_count=sum(counts.values()),
-        context_length=_context_length(config),
+        context_length=context_length(config),
         dtype=DTYPE_NAMES.get(main_dtype, main_dtype.lower()),
         chat_template=chat_template_read(folder),
         licence=licence_read(folder),
@@ -447,7 +447,7 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in name.split(".")]
 
 
-def _context_length(config: dict[str, Any]) -> int:
+def context_length(config: dict[str, Any]) -> int:
     """The most tokens of a row, by config.json or its text_config; 0 where neither says."""
     text_config = config.get("text_config")
     parts = [config]

@@ -271,7 +271,9 @@ def main() -> int:
         if options.model is not None:
             return train(cluster, try_out(Path(folder), options.model, options.nodes))
 
-        for name, value in cluster.environment.items():
+        # The platform reads the token from a variable of its own.
+        exported = cluster.environment | {"DEEPEXTENSION_RAY_TOKEN": cluster.token}
+        for name, value in exported.items():
             print(f"export {name}={value}", flush=True)
 
         print("Ctrl-C ends it.", flush=True)

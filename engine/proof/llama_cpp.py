@@ -105,11 +105,11 @@ def llama_ask(questions: LlamaQuestions) -> LlamaAnswers:
 def _failure(code: int, errors: str) -> Refused:
     """code: that the process ended with. errors: what it wrote."""
     if OUT_OF_MEMORY.search(errors):
-        return Refused("llama.cpp ran out of memory. Try again when it is calm.")
+        return Refused("llama.cpp ran out of memory. Try again when the server is less busy.")
     if code < 0 and ASSERTION not in errors:
         return Refused(
             f"llama.cpp was ended by signal {-code} ({signal.strsignal(-code)}), perhaps for lack of "
-            "memory. Try again when it is calm."
+            "memory. Try again when the server is less busy."
         )
 
     said = [line.strip() for line in errors.splitlines() if line.strip()]

@@ -39,6 +39,8 @@ class PpoTrainer(RolloutTrainer):
         # Of each forward pass: hidden states (answers, tokens, size), and values (answers, tokens).
         self.hidden: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
+        # Whether the gradients of a whole step are there.
+        self.had_all_gradients = False
         super().__init__(**arguments)
 
         # TRL's checks know groups alone; the config has one group a batch to pass them.
@@ -220,12 +222,16 @@ class PpoTrainer(RolloutTrainer):
             }
         )
 
-        # The trainer zeroes the gradients of the model, and the head is not part of it.
-        optimizer.register_step_post_hook(lambda *ignored: self.head.zero_grad())
         return optimizer
 
     def training_step(self, *arguments: Any, **options: Any) -> Any:
-        loss = super().training_step(*arguments, **options)  # type: ignore[no-untyped-call]
+        # The trainer zeroes the gradients of the model, and the head is not part of it. Here, and
+        # not after the optimizer's step: in fp16 a step whose gradients overflow is left out.
+        if self.had_all_gradients:
+            self.head.zero_grad()
+
+        self.had_all_gradients = self.accelerator.sync_gradients
+        loss = super().training_step(*arguments, **options)
         # The head is no part of the model, whose gradients DDP exchanges.
         if self.accelerator.sync_gradients:
             self.job.ranks.average_gradients(self.head)
@@ -233,8 +239,10 @@ class PpoTrainer(RolloutTrainer):
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        self.accelerator.clip_grad_norm_(self.head.parameters(), self.args.max_grad_norm)
-        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        # Not by the accelerator: in fp16 it would take the loss scale off all gradients once more.
+        torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.args.max_grad_norm)
+        return norm
 
     def beside_model(self) -> dict[str, dict[str, torch.Tensor]]:
         return {VALUE_HEAD: dict(self.head.state_dict())}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -234,6 +234,8 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
         self.panel = panel
         self.prompts = prompts
         self.reported_step = -1
+        # Prompts in each batch of the current evaluation.
+        self.evaluated: list[int] = []
         super().__init__(
             model=model,
             reward_funcs=[_placeholder(name) for name in panel.names],
@@ -416,18 +418,27 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
         is_evaluation = logs.pop("eval_loss", None) is not None
 
         metrics = self._metrics["eval"]
-        if is_evaluation and self.ranks.are_several:
-            # The rounds of an evaluation over several ranks differ in size.
-            weights = [entry.rows for entry in self.rounds]
+        if is_evaluation:
+            # Batches, and the rounds of several ranks, differ in size.
+            weights = self.evaluated
+            if self.ranks.are_several:
+                weights = [entry.rows for entry in self.rounds]
+
             for name, values in metrics.items():
                 if len(values) == len(weights):
-                    metrics[name] = [weighted_mean(values, weights)]
+                    metrics[name] = [mean_of_scored(values, weights)]
+
+            self.evaluated.clear()
 
         for name in list(metrics):
             if name.startswith(GROUP_METRICS):
                 del metrics[name]
 
         super().log(logs, start_time)
+
+    def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        self.evaluated.append(len(inputs))
+        return super().prediction_step(model, inputs, *arguments, **options)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """With the answers that are still to be learned from: new ones would differ, and so would
@@ -473,6 +484,12 @@ class RolloutTrainer(TrainerHooks, GRPOTrainer):
             batches[int(number)][key] = value
 
         self._buffered_inputs = batches
+
+
+def mean_of_scored(values: Sequence[float], weights: Sequence[float]) -> float:
+    """As weighted_mean, without batches that have no value; NaN where none has."""
+    scored = [pair for pair in zip(values, weights, strict=True) if not math.isnan(pair[0])]
+    return weighted_mean(*zip(*scored, strict=True)) if scored else math.nan
 
 
 def _placeholder(name: str) -> Any:

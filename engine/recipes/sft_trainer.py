@@ -48,7 +48,7 @@ class Trainer(TrainerHooks, SFTTrainer):
         loss_of = super().compute_loss
 
         def end_to_end() -> Any:
-            return loss_of(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
+            return loss_of(model, inputs, return_outputs, num_items_in_batch)
 
         def padded() -> Any:
             base = self.accelerator.unwrap_model(model)
@@ -60,7 +60,7 @@ class Trainer(TrainerHooks, SFTTrainer):
             tokenizer: Any = self.processing_class
             batch = unpacked(inputs, tokenizer.pad_token_id)
 
-            return loss_of(model, batch, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
+            return loss_of(model, batch, return_outputs, num_items_in_batch)
 
         has_router_loss = self.aux_loss_enabled
         # An evaluation is about how well rows are predicted, not about how evenly experts are used.

@@ -65,8 +65,8 @@ MAGIC = {
     b"PARE": "This Parquet file is encrypted. Write it again without encryption.",
 }
 UTF16_OR_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
-EMPTY = "The file is empty. Upload a file with one example a row."
-ONLY_BLANK = "The file holds only blank lines. Upload a file with one example a row."
+EMPTY = "The file is empty. Upload a file with one example per row."
+ONLY_BLANK = "The file holds only blank lines. Upload a file with one example per row."
 NOT_JSON_ROWS = (
     "The file is JSON, but not a list of objects. Write [{…}, {…}] with one object for each "
     "example, or one object a line (JSONL)."

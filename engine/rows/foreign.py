@@ -44,7 +44,7 @@ KNOWN_COLUMNS = (
     ),
     (
         {"input_ids"},
-        "These rows are token ids of one model. Upload the texts that they were made of.",
+        "These rows are token ids of one model. Upload the texts that they were made from.",
     ),
 )
 

@@ -85,7 +85,7 @@ def _summary(spec: Spec, facts: Facts) -> str:
     text = f"A {kind} trained with DeepExtension ({spec.method}) from {base}."
     if spec.start_adapter is not None:
         name = _line(spec.start_adapter.model_name)
-        text += f" It carries on the adapter of {name}, which was trained from the same base model."
+        text += f" It continues the adapter of {name}, which was trained from the same base model."
     if facts.is_stopped:
         text += f" The train was stopped after step {facts.step} of {facts.total_steps}."
 

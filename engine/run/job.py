@@ -190,14 +190,17 @@ class Job:
 
     def handle_signals(self) -> None:
         """Handle SIGTERM: the first one asks for a stop, as the stop file does; a second one ends
-        the process. One that was held back until now counts."""
+        the process, and where there are several ranks theirs, which started them. One that was held
+        back until now counts."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._terminate)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         self.terminated = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # A rank hears it twice where it was sent to all processes: from the one that started the
+        # ranks too, at whose end the kernel ends them.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if self.ranks.are_several else signal.SIG_DFL)
 
 
 def _clock(seconds: float) -> str:

@@ -12,8 +12,10 @@ import peft
 import torch
 import transformers
 import trl
+from safetensors.torch import load_file
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from engine.chat.render import tokenizer_load
 from engine.contract.rundir import checkpoint_is_whole, checkpoints
@@ -36,6 +38,7 @@ from engine.run.hardware import Device, Precision, detect, precision_choose
 from engine.run.job import Job
 from engine.run.trainer import (
     device_configure,
+    one_gpu_alone,
     rank_options,
     silence_libraries,
     trainer_options,
@@ -135,7 +138,7 @@ class Session:
                 options[name] = value
 
         try:
-            return config(**options)
+            return one_gpu_alone(config(**options))
         except (TypeError, ValueError, ImportError) as error:
             raise TrainError(
                 "bad_option",
@@ -170,7 +173,7 @@ class Session:
 
         if checkpoint is None:
             if (weights := job.branch_weights()) is not None:
-                trainer._load_from_checkpoint(weights)
+                self._load_branch(trainer, weights)
 
             callback.enter("answering")
             if job.ranks.is_first:
@@ -251,6 +254,14 @@ class Session:
             job.say("Finished.")
 
         return not is_stopped
+
+    def _load_branch(self, trainer: Any, folder: str) -> None:
+        """The model is not split yet, and the trainer would look for the file of one that is."""
+        whole = Path(folder) / SAFE_WEIGHTS_NAME
+        if self.job.parameters.is_sharded() and whole.is_file():
+            trainer.model.load_state_dict(load_file(whole), strict=False)
+        else:
+            trainer._load_from_checkpoint(folder)
 
     def _is_trained(self, plan: Plan) -> bool:
         """Whether the checkpoint to resume from is that of the last step: what came after it is left

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import datasets  # type: ignore[import-untyped]
 import torch
@@ -36,6 +36,33 @@ class TrainerHooks:
 
     ranks: Ranks = ALONE
     rounds: Sequence[Round] = ()
+    # Called with each batch that is trained on; see engine.programs.one_step.
+    on_batch: ClassVar[Callable[[Any], None] | None] = None
+
+    def compute_loss(self: Any, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        if self.on_batch is not None and model.training:
+            self.on_batch(inputs)
+
+        return super().compute_loss(model, inputs, *arguments, **options)  # type: ignore[misc]
+
+    def get_train_dataloader(self: Any) -> Any:
+        loader = super().get_train_dataloader()  # type: ignore[misc]
+        if self.ranks.are_several:
+            # The loader tells the number of the epoch to a sampler two levels down at most. That of
+            # a resumed train, which skips what was learned from, is three levels down.
+            shard = loader.batch_sampler
+            shard.sampler = shard.batch_sampler.sampler
+
+        return loader
+
+    def training_step(self: Any, *arguments: Any, **options: Any) -> Any:
+        loader = self.accelerator.gradient_state.active_dataloader
+        if self.ranks.are_several and loader is not None:
+            # All ranks learn from as many rows, also at the end of an epoch. Else what is gathered
+            # there would be cut to the rows that the last batch had before it was filled up.
+            loader.remainder = 0
+
+        return super().training_step(*arguments, **options)  # type: ignore[misc]
 
     def get_eval_dataloader(self: Any, eval_dataset: Any = None) -> Any:
         if not self.ranks.are_several:
@@ -182,6 +209,16 @@ def rank_options(job: Job, model: Any) -> dict[str, Any]:
         # Looking for them takes time in each step.
         "ddp_find_unused_parameters": has_idle_parts(model),
     }
+
+
+def one_gpu_alone(options: Any) -> Any:
+    """The trainer's options, for a process that computes on one GPU however many it sees: on several
+    the trainer would share each batch out among them. A train on several GPUs has a process for
+    each."""
+    if options.n_gpu > 1:
+        options._n_gpu = 1
+
+    return options
 
 
 def has_idle_parts(model: Any) -> bool:

@@ -29,7 +29,7 @@ class GrpoParameters(RolloutParameters):
     )
     beta: float = parameter(
         0.0,
-        "KL beta",
+        "KL coefficient",
         "How strongly the model is held to what it was before. 0: not at all, and no reference "
         "model is computed.",
         group="Method",

@@ -143,7 +143,7 @@ def carry_on_obstacle(recipe: str, adapter: str) -> str:
     """Why a train of this recipe cannot carry a trained model's adapter on, or nothing. `adapter`:
     the parameter of that name."""
     if recipe not in RECIPES:
-        return "A custom program loads the model itself, and knows of no adapter to carry on."
+        return "A custom program loads the model itself, and knows of no adapter to continue."
 
     if RECIPES[recipe].makes_scorer:
         return (
@@ -152,6 +152,6 @@ def carry_on_obstacle(recipe: str, adapter: str) -> str:
         )
 
     if adapter != "lora":
-        return "All weights are trained here, and an adapter is carried on as an adapter."
+        return "All weights are trained here, and an adapter is continued as an adapter."
 
     return ""

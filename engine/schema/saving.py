@@ -76,8 +76,8 @@ class SavingParameters(BaseModel):
     )
     save_total_limit: int = parameter(
         3,
-        "Keep checkpoints",
-        "The last ones are kept, and the best one besides.",
+        "Checkpoints to keep",
+        "This many of the latest are kept, and the best one too.",
         group="Evaluation and saving",
         unit="checkpoints",
         typical=(1, 10),
@@ -98,7 +98,7 @@ class SavingParameters(BaseModel):
     )
     keep_best: bool = parameter(
         False,
-        "Keep the best",
+        "Keep the best checkpoint",
         "The finished model is the checkpoint with the best evaluation, not the last step.",
         group="Evaluation and saving",
         advanced=True,
@@ -106,7 +106,7 @@ class SavingParameters(BaseModel):
     early_stop_after: int | None = parameter(
         None,
         "Stop early",
-        "Ends after so many evaluations without a better one. Blank: never.",
+        "Ends after this many evaluations without a better one. Blank: never.",
         group="Evaluation and saving",
         unit="evaluations",
         advanced=True,
@@ -116,9 +116,9 @@ class SavingParameters(BaseModel):
     )
     on_trouble: Literal["warn", "end"] = parameter(
         "warn",
-        "When it goes wrong",
-        "What happens when it overfits, runs away from its reference or its answers become all "
-        "alike.",
+        "When training goes wrong",
+        "What happens when the model overfits, drifts too far from its reference, or gives the "
+        "same answer to everything.",
         group="Evaluation and saving",
         advanced=True,
         choice_titles={"warn": "Warn on its page", "end": "Save and end it"},

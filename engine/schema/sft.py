@@ -16,8 +16,8 @@ class SftParameters(TrainParameters, LengthParameters):
     answers_only: bool = parameter(
         True,
         "Learn from answers only",
-        "The loss is taken on the answers alone; right for chat data. Plain text always counts "
-        "whole.",
+        "The model learns the answers and not the questions; right for chat data. Plain text is "
+        "always learned in full.",
         group="Data",
     )
     packing: bool = parameter(

@@ -81,7 +81,7 @@ class TrainParameters(SavingParameters):
     epochs: float | None = parameter(
         1,
         "Epochs",
-        "Passes over the data. More tends to memorise.",
+        "Passes over the data. More passes make the model memorise.",
         group="Training",
         typical=(1, 50),
         gt=0,
@@ -199,7 +199,8 @@ class TrainParameters(SavingParameters):
     lora_dropout: float = parameter(
         0.05,
         "Dropout",
-        "Raise it for small datasets.",
+        "Share of the adapter that is switched off at random in training. Raise it for small "
+        "datasets.",
         group="LoRA",
         typical=(0, 0.1),
         active_when={"adapter": "lora"},
@@ -273,7 +274,7 @@ class TrainParameters(SavingParameters):
     time_limit_minutes: int | None = parameter(
         None,
         "Time limit",
-        "Saves and ends after so long. Blank: none.",
+        "Saves and ends after this many minutes. Blank: none.",
         group="Hardware",
         unit="minutes",
         advanced=True,
@@ -307,7 +308,11 @@ class TrainParameters(SavingParameters):
         needs="cuda",
     )
     gradient_checkpointing: bool = parameter(
-        False, "Gradient checkpointing", "Trades time for memory.", group="Hardware", advanced=True
+        False,
+        "Gradient checkpointing",
+        "Needs less memory; each step takes longer.",
+        group="Hardware",
+        advanced=True,
     )
     more: dict[str, Any] = Field(
         default_factory=dict,

@@ -24,7 +24,7 @@ from engine.contract.rundir import (
 from engine.storage.cache import Cache, Entry
 from engine.storage.errors import ObjectBroken
 from engine.storage.push import first_state
-from engine.storage.session import SESSION, Session, session_forget
+from engine.storage.session import SESSION, Session, owner_of, session_forget
 from engine.storage.store import Store
 from engine.storage.trees import (
     Sums,
@@ -101,13 +101,9 @@ def inputs_put(store: Store, directory: Path, *, sums: Path | None = None) -> Ma
     moved = paths_changed(_without_caches(spec), collected.add)
     collected.sums.keep()
 
-    for folder, tree in zip(collected.folders, collected.trees, strict=True):
-        tree_put(store, folder, tree, OBJECTS)
-
     _forget_earlier(store, directory)
-    session = Session.new(spec.run_id, spec.attempt)
+    session = Session.new(spec.run_id, spec.attempt, owner_of(directory.absolute().parent))
     (directory / SESSION).write_text(json.dumps({"session": session.name}))
-    first_state(store, session, directory)
 
     manifest = Manifest(session.name, asdict(_with_caches(moved, spec)), collected.trees)
     content = {
@@ -116,7 +112,12 @@ def inputs_put(store: Store, directory: Path, *, sums: Path | None = None) -> Ma
         "spec": manifest.spec,
         "trees": [tree_as_json(tree) for tree in manifest.trees],
     }
+    # Before the files themselves: what is named there is not cleared away meanwhile.
     store.put_bytes(json.dumps(content).encode(), session.inputs)
+    for folder, tree in zip(collected.folders, collected.trees, strict=True):
+        tree_put(store, folder, tree, OBJECTS)
+
+    first_state(store, session, directory)
     return manifest
 
 

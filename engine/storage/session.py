@@ -1,6 +1,7 @@
 """One attempt of a train in the storage: the names of what belongs to it, and who writes it.
 
-    runs/12/2-4f1c0a9e/              attempt 2 of train 12; the rest tells it from all others
+    runs/12/2-4f1c0a9e…/             attempt 2 of train 12; the rest says whose it is, and tells it
+                                     from all others
         inputs.json                  what it needs (engine.storage.inputs)
         state-0000.json              what the run directory holds, as generation 0 wrote it
         objects/SHA256               files, and pieces of the files that grow
@@ -13,8 +14,12 @@ state, which nobody reads any more, until it sees that there is a newer one."""
 
 from __future__ import annotations
 
+import os
+import re
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.storage.errors import ObjectMissing
 from engine.storage.store import Store
@@ -24,15 +29,39 @@ SESSION = ".session.json"
 GENERATION, SAVE, STOP = "generation-", "save-", "stop"
 
 
+# A train's id, and which of its attempts.
+Attempt = tuple[int, int]
+# Beside the run directories: who puts sessions, where several platforms share a storage.
+OWNER = ".storage-owner"
+NAME = re.compile(r"runs/([0-9]+)/([0-9]+)-([0-9a-f]{8})[0-9a-f]{12}")
+
+
 @dataclass(frozen=True)
 class Session:
     """`name`: its folder in the storage."""
 
     name: str
 
+    @property
+    def attempt(self) -> Attempt:
+        return int(self._parts[1]), int(self._parts[2])
+
+    @property
+    def owner(self) -> str:
+        return self._parts[3]
+
+    @property
+    def _parts(self) -> re.Match[str]:
+        """Raises ValueError for another name than `new` makes."""
+        match = NAME.fullmatch(self.name)
+        if match is None:
+            raise ValueError(f"{self.name!r} is no session.")
+
+        return match
+
     @classmethod
-    def new(cls, run_id: int, attempt: int) -> Session:
-        return cls(f"runs/{run_id}/{attempt}-{uuid.uuid4().hex[:12]}")
+    def new(cls, run_id: int, attempt: int, owner: str) -> Session:
+        return cls(f"runs/{run_id}/{attempt}-{owner}{uuid.uuid4().hex[:12]}")
 
     @property
     def objects(self) -> str:
@@ -79,6 +108,29 @@ def live_read(store: Store, session: Session) -> Live:
 def _numbers(names: list[str], prefix: str) -> list[int]:
     ends = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     return [int(end) for end in ends if end.isdigit()]
+
+
+def owner_of(runs: Path) -> str:
+    """What tells the platform of this folder of run directories from all others: eight hexadecimal
+    digits, which are drawn once."""
+    path = runs / OWNER
+    if not path.exists():
+        runs.mkdir(parents=True, exist_ok=True)
+        drawn = runs / f"{OWNER}.{uuid.uuid4().hex}.tmp"
+        drawn.write_text(uuid.uuid4().hex[:8])
+        # Whoever comes first decides.
+        with suppress(FileExistsError):
+            os.link(drawn, path)
+
+        drawn.unlink()
+
+    return path.read_text()
+
+
+def sessions(store: Store) -> list[Session]:
+    """All that the storage has something of, by name. Raises StorageError."""
+    folders = {"/".join(name.split("/")[:3]) for name in store.list("runs")}
+    return [Session(name) for name in sorted(folders) if NAME.fullmatch(name)]
 
 
 def session_forget(store: Store, name: str) -> None:

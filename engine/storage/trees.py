@@ -6,9 +6,10 @@ is there already is not sent again."""
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ TRANSFERS_AT_ONCE = 4
 MOST_SUMS = 20_000
 
 
+# Beside the run directories: digests of files that were read.
+SUMS = ".storage-sums.json"
+
+
 class Sums:
     """Digests of files that were read before, by path, size, time and inode, so that a large base
     model is not read again for each train. Kept in the file `path`; None: not kept."""
@@ -32,12 +37,13 @@ class Sums:
         self.path = path
         self.known: dict[str, list[Any]] = {}
         if path is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self.known = dict(json.loads(path.read_text()))
+            self.known = _stored(path)
 
     def digest(self, path: Path) -> Digest:
-        found = path.stat()
-        identity = [found.st_size, found.st_mtime_ns, found.st_ino]
+        identity = _identity(path)
+        if identity is None:
+            raise FileNotFoundError(2, "No such file", str(path))
+
         key = str(path.absolute())
 
         known = self.known.pop(key, None)
@@ -45,18 +51,55 @@ class Sums:
             known = [*identity, Digest.of(path).sha256]
 
         self.known[key] = known
-        return Digest(found.st_size, known[3])
+        return Digest(identity[0], known[3])
+
+    def gone(self) -> set[Digest]:
+        """Of what no file holds any more: those that it was read from were deleted or changed."""
+        here: set[Digest] = set()
+        gone: set[Digest] = set()
+        for name, known in self.known.items():
+            with contextlib.suppress(ValueError, TypeError):
+                *identity, sha256 = known
+                is_here = _identity(Path(name)) == identity
+                (here if is_here else gone).add(Digest(identity[0], sha256))
+
+        return gone - here
 
     def keep(self) -> None:
-        """The newest of them. What cannot be written is computed again."""
+        """The newest of them, with those that others have kept meanwhile. What cannot be written is
+        computed again."""
         if self.path is None:
             return
 
-        newest = dict(list(self.known.items())[-MOST_SUMS:])
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), _locked(self.path):
+            newest = dict(list((_stored(self.path) | self.known).items())[-MOST_SUMS:])
+            temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
             temporary.write_text(json.dumps(newest))
             temporary.replace(self.path)
+
+
+def _stored(path: Path) -> dict[str, list[Any]]:
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads(path.read_text()))
+
+    return {}
+
+
+def _identity(path: Path) -> list[int] | None:
+    """Size, time and inode of a file; None where it is gone."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def tree_of(folder: Path, sums: Sums | None = None) -> Tree:

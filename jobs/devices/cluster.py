@@ -17,6 +17,7 @@ from jobs.devices.launchers import cluster_is_set, cluster_name
 from jobs.devices.presence import WorkerState, lanes_present
 
 STORAGE = "DEEPEXTENSION_STORAGE"
+AMAZON = "AWS_"
 NOT_SET = (
     "No Ray cluster is set up here any more. Copy the train to run it on another machine, or ask your "
     "operator."
@@ -26,7 +27,14 @@ NOT_SET = (
 def cluster_environment(kind: str = "") -> dict[str, str]:
     """What the engine of a train on the cluster gets in addition: where to hand it in, with which
     token, on which kind of device, "" for any, and where its files are stored."""
-    storage = {name: value for name, value in os.environ.items() if name.startswith(STORAGE)}
+    prefixes = [STORAGE]
+    if os.environ.get(STORAGE, "").startswith("s3://"):
+        # Its key may come from Amazon's own sources.
+        prefixes.append(AMAZON)
+
+    storage = {
+        name: value for name, value in os.environ.items() if name.startswith(tuple(prefixes))
+    }
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": settings.RAY_TOKEN}
     cluster = {"DEEPEXTENSION_RAY_ADDRESS": settings.RAY_ADDRESS}
     numbers = {

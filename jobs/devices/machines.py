@@ -30,7 +30,8 @@ FORGOTTEN_AFTER = timedelta(days=30)
 @dataclass
 class Present:
     """A machine with workers: {identity: device} of the devices that have one now. size: how many
-    devices it has. workers: {identity: name of its worker}. lanes: of a cluster, the names of its
+    devices it has. workers: {identity: name of its worker}. coming: how many further devices had a
+    worker a moment ago, which may be about to come back. lanes: of a cluster, the names of its
     workers, which share all devices."""
 
     host: str
@@ -38,6 +39,7 @@ class Present:
     size: int = 1
     devices: dict[str, Device] = field(default_factory=dict)
     workers: dict[str, str] = field(default_factory=dict)
+    coming: int = 0
     launcher: str = LOCAL
     lanes: list[str] = field(default_factory=list)
 

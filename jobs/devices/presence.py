@@ -29,6 +29,9 @@ LAPSE_SECONDS = 60
 LANES = "deepextension:lane:"
 STARTING = "deepextension:starting:"
 STARTING_SECONDS = 180
+# Devices that have a worker or had one lately: it may be restarting.
+RECENT = "deepextension:device:"
+RECENT_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def seat_of(name: str) -> Seat | None:
     ):
         present = [*present, _own]
 
-    machines = machines_present(present)
+    machines = machines_with_coming(present)
     for machine in machines:
         for identity, worker in machine.workers.items():
             if worker == name:
@@ -146,6 +149,35 @@ def workers_present() -> list[dict[str, Any]]:
     return _announced(KEY)
 
 
+def machines_with_coming(presences: Iterable[dict[str, Any]]) -> list[Present]:
+    """The machines of these workers, with the workers that are awaited there: a restart of several
+    takes the one longer than the other."""
+    machines = machines_present(presences)
+    for machine in machines:
+        missing = 0 if machine.is_cluster else machine.size - len(machine.devices)
+        if missing > 0:
+            recent = devices_recent(machine.host, machine.slot) - set(machine.devices)
+            machine.coming = min(missing, len(recent))
+
+    return machines
+
+
+def device_remember(host: str, slot: str, identity: str) -> None:
+    """Called with each heartbeat of the device's worker. Raises RedisError."""
+    connection().set(f"{RECENT}{host}:{slot}:{identity}", "1", ex=RECENT_SECONDS)
+
+
+def devices_recent(host: str, slot: str) -> set[str]:
+    """The devices of a machine that have a worker or had one within RECENT_SECONDS."""
+    beginning = f"{RECENT}{host}:{slot}:"
+    try:
+        keys = list(connection().scan_iter(f"{beginning}*", count=1000))
+    except RedisError:
+        return set()
+
+    return {key.decode().removeprefix(beginning) for key in keys}
+
+
 def lanes_present() -> list[dict[str, Any]]:
     """{name, host, process, cluster, away} of each worker of a cluster; away: why the cluster is not
     there, "" where it is. Raises RedisError."""
@@ -188,7 +220,7 @@ def worker_state() -> WorkerState:
             "operator.",
         )
 
-    machines = tuple(machines_present(alive))
+    machines = tuple(machines_with_coming(alive))
     return WorkerState(True, best_device(alive), "", len(alive), machines)
 
 

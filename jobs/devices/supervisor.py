@@ -55,8 +55,9 @@ class Supervisor(ABC, Generic[J]):
     def __init__(self, job: J) -> None:
         self.job = job
         self.shutting_down = False
-        self.stop_asked_at: float | None = None
+        self.is_stopping = False
         self.stop_stage = StopStage.NONE
+        self.stage_since = 0.0
         self.discards = False
         self.last_heartbeat = 0.0
         self.heartbeat_loss = HeartbeatLoss()
@@ -72,7 +73,7 @@ class Supervisor(ABC, Generic[J]):
         except AWAY as error:
             self.wait_for_database(error)
 
-        return self.stop_asked_at is not None
+        return self.is_stopping
 
     def work(self, environment: dict[str, str], locks: Sequence[int]) -> None:
         """environment: more variables of the engine. locks: descriptors of its devices, which it
@@ -95,7 +96,6 @@ class Supervisor(ABC, Generic[J]):
         try:
             self.read_events()
             self.heartbeat()
-            self.heartbeat_loss = HeartbeatLoss()
         except AWAY as error:
             self.wait_for_database(error)
 
@@ -118,30 +118,33 @@ class Supervisor(ABC, Generic[J]):
         it from what is on the disk."""
         attempt = self.job.attempt
         deadline = time.monotonic() + settings.HEARTBEAT_LIMIT_SECONDS
-        has_failed = False
+        must_look_again = False
 
         while True:
             try:
-                if has_failed:
+                if must_look_again:
                     # The failed transaction may have set fields of `run` that were not stored, or
-                    # may have been committed although its answer was lost.
+                    # may have been committed although its answer was lost. Or somebody asked for a
+                    # stop since the last look: the job is to end all the same.
                     self.job.refresh_from_db()
                     if self.job.attempt != attempt or self.job.ended:
                         return
 
                 self.read_events()
-                self.end(
+                has_ended = self.end(
                     None if engine.was_lost else engine.poll(),
                     by_us=self.stop_stage >= StopStage.TERMINATED,
                     death=engine.death,
                 )
+                if has_ended:
+                    return
 
-                return
+                must_look_again = True
             except AWAY as error:
                 if time.monotonic() > deadline:
                     raise
 
-                has_failed = True
+                must_look_again = True
                 self.wait_for_database(error)
                 time.sleep(TICK_SECONDS)
 
@@ -167,34 +170,45 @@ class Supervisor(ABC, Generic[J]):
         discards = stopping.values_list("discards", flat=True).first()
         self.discards = bool(discards)
 
-        if self.stop_asked_at is None and discards is not None:
+        if not self.is_stopping and discards is not None:
             self.job.status = Job.Status.STOPPING
-            self.stop_asked_at = now
+            self.is_stopping = True
+
+        # Only here has the database certainly answered: most ticks do not query it.
+        self.heartbeat_loss = HeartbeatLoss()
 
     def advance_stop(self, engine: Engine) -> None:
         """Enter the next stage of a stop once its time has come."""
-        if self.stop_asked_at is None:
+        if not self.is_stopping:
             return
 
         grace = SHUTDOWN_GRACE_SECONDS if self.shutting_down else settings.STOP_GRACE_SECONDS
-        waited = time.monotonic() - self.stop_asked_at
+        waited = time.monotonic() - self.stage_since
 
         if self.discards and self.stop_stage < StopStage.KILLED:
             engine.signal(signal.SIGKILL)
-            self.stop_stage = StopStage.KILLED
+            self.stage_enter(StopStage.KILLED)
         elif self.stop_stage == StopStage.NONE:
             stop_request(self.job.directory)
-            self.stop_stage = StopStage.STOP_FILE
+            self.stage_enter(StopStage.STOP_FILE)
         elif self.stop_stage == StopStage.STOP_FILE and waited > grace:
             engine.signal(signal.SIGTERM)
-            self.stop_stage = StopStage.TERMINATED
-        elif self.stop_stage == StopStage.TERMINATED and waited > 2 * grace:
+            self.stage_enter(StopStage.TERMINATED)
+        elif self.stop_stage == StopStage.TERMINATED and waited > grace:
             engine.signal(signal.SIGKILL)
-            self.stop_stage = StopStage.KILLED
+            self.stage_enter(StopStage.KILLED)
+
+    def stage_enter(self, stage: StopStage) -> None:
+        self.stop_stage = stage
+        self.stage_since = time.monotonic()
 
     def shut_down(self, number: int, frame: FrameType | None) -> None:
+        if not self.shutting_down and self.stop_stage < StopStage.TERMINATED:
+            # A save that somebody asked for before has the time of a shutdown from here on.
+            self.stage_since = time.monotonic()
+
+        self.is_stopping = True
         self.shutting_down = True
-        self.stop_asked_at = self.stop_asked_at or time.monotonic()
 
     def stop_asked_by_person(self) -> bool:
         self.job.refresh_from_db(fields=["status"])
@@ -205,8 +219,9 @@ class Supervisor(ABC, Generic[J]):
         """Store what the engine wrote since the last call. Raises Overtaken."""
 
     @abstractmethod
-    def end(self, exit_status: int | None, *, by_us: bool, death: Death | None) -> None:
-        """Write how the job ended. A stop that only a shutdown of the platform caused
+    def end(self, exit_status: int | None, *, by_us: bool, death: Death | None) -> bool:
+        """Write how the job ended; False, with nothing written, where it has changed since it was
+        read. A stop that only a shutdown of the platform caused
         (`shutting_down`) is no stop.
 
         exit_status: the engine's, None where nobody knows it. by_us: whether a signal that ended it

@@ -22,7 +22,12 @@ from engine.process.isolation import die_with_parent
 from jobs.devices.cluster_watch import lane_forget, watch_beside
 from jobs.devices.engine_process import Engine
 from jobs.devices.launchers import RAY
-from jobs.devices.presence import KEY, LAPSE_SECONDS, presence_remember
+from jobs.devices.presence import (
+    KEY,
+    LAPSE_SECONDS,
+    device_remember,
+    presence_remember,
+)
 
 logger = logging.getLogger("deepextension.worker")
 
@@ -49,6 +54,7 @@ class DeviceWorker(Worker):
 
             presence_remember(presence)
             self.connection.set(f"{KEY}{self.name}", json.dumps(presence), ex=LAPSE_SECONDS)
+            device_remember(presence["host"], presence["slot"], self.device["identity"])
 
     def register_death(self) -> None:
         self.connection.delete(f"{KEY}{self.name}")

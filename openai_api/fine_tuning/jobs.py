@@ -1,7 +1,7 @@
 """Fine-tuning jobs and their trains.
 
 A job is there at once. Its train is there when its files are checked, which takes seconds: the
-house-keeping of `watch` begins it then, or whoever asks for the job before that."""
+housekeeping of `watch` begins it then, or whoever asks for the job before that."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def job_advance(job: FineTuningJob) -> FineTuningJob:
 
 
 def jobs_advance() -> None:
-    """For the house-keeping."""
+    """For the housekeeping."""
     waiting = FineTuningJob.objects.filter(train=None, ending=Ending.NONE)
     ended = FineTuningJob.objects.filter(train__status=Status.FINISHED, results_made=False)
 

@@ -128,7 +128,7 @@ def model_of(name: str, user: User) -> tuple[BaseModel, Target | None]:
     if target.kind == "model":
         return BaseModel.objects.get(pk=target.pk), None
     if target.kind == "export":
-        text = "An export cannot be trained. Train the model that it was made of."
+        text = "An export cannot be trained. Train the model that it was made from."
         raise ApiProblem(text, param="model")
 
     run = TrainRun.objects.select_related("base_model").get(pk=target.pk)

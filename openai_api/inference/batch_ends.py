@@ -131,7 +131,7 @@ def batch_ended_early(pk: int, reason: str) -> None:
     """Its job was stopped, took too long, or broke off again and again. What is answered stays.
 
     Its files are made behind the transaction that this is in: nobody else could write meanwhile.
-    Where that does not come to pass the house-keeping does it."""
+    Where that does not come to pass the housekeeping does it."""
     transaction.on_commit(partial(_end_for, pk, reason), robust=True)
 
 

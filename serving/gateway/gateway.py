@@ -318,7 +318,7 @@ class Gateway:
                     await self._in_thread(self.clean, self._loaded_keys())
             except Exception:
                 # Whatever it was: models still answer, and the next round may succeed.
-                logger.exception("house-keeping of the gateway")
+                logger.exception("housekeeping of the gateway")
 
             await asyncio.sleep(TICK_SECONDS)
 

@@ -14,5 +14,7 @@ class ServeProblem(Exception):
 
 
 FAULT = ServeProblem(
-    "The model could not be loaded by a fault of the platform.", code="not_loaded", status=500
+    "The model could not be loaded because of a fault in the platform.",
+    code="not_loaded",
+    status=500,
 )

@@ -137,7 +137,7 @@ def test_the_api_changes_what_it_is_given_and_nothing_else(api, alice):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"old_password": "wrong"}, "That is not your present password"),
+        ({"old_password": "wrong"}, "That is not your current password"),
         ({"new_password": "short", "new_password_again": "short"}, "too short"),
         ({"new_password_again": "other"}, "The two new passwords differ"),
     ],

@@ -79,6 +79,7 @@ def expected(scope, method, path):
     return method != "delete" and path.startswith((*AREAS, *ASKING))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_token_may_at_every_address_what_its_scope_says_and_no_more(alice, scope):
     client, wrong = api(alice, scope), []
@@ -269,6 +270,7 @@ def old_home(cursor):
     )
 
 
+@pytest.mark.long
 @pytest.mark.django_db(transaction=True)
 def test_tokens_of_before_go_on_with_all_rights_and_known_addresses_are_taken_over():
     alice = User.objects.create_user("alice")

@@ -18,6 +18,8 @@ from sweeps.models import Sweep, Trial
 from tests.fuzz.calls import CHECKS, name_what_is_there
 from tests.training.conftest import make_train  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = settings(
     max_examples=12,
     deadline=None,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import PHONE, axe_violations, overflows
 from tests.e2e.test_main_job import toy_rows
 from tests.live import Platform
+
+pytestmark = pytest.mark.long
 
 
 def test_an_adapter_is_carried_on_by_clicks(open_page, platform: Platform) -> None:
@@ -32,7 +35,7 @@ def test_an_adapter_is_carried_on_by_clicks(open_page, platform: Platform) -> No
     base.select_option(value=str(model["id"]))
     expect(choice).to_contain_text("Rank 4, Alpha 8")
     expect(rank).to_be_visible()
-    page.get_by_label("Carry on its adapter").check()
+    page.get_by_label("Continue its adapter").check()
     expect(rank).to_be_hidden()
     assert axe_violations(page) == []
 
@@ -43,7 +46,7 @@ def test_an_adapter_is_carried_on_by_clicks(open_page, platform: Platform) -> No
     base.select_option(value=str(model["id"]))
     expect(page.get_by_label("New adapter on the merged weights")).to_be_checked()
 
-    page.get_by_label("Carry on its adapter").check()
+    page.get_by_label("Continue its adapter").check()
     page.get_by_label("Dataset", exact=True).select_option(label="toys-20.jsonl")
     page.locator("#id-name").fill("second")
     page.locator("#id-max_tokens").fill("64")
@@ -55,12 +58,12 @@ def test_an_adapter_is_carried_on_by_clicks(open_page, platform: Platform) -> No
     button.click()
     page.wait_for_url(re.compile(r"/trains/\d+/$"))
     expect(page.locator("#train-head")).to_contain_text("Succeeded", timeout=90_000)
-    expect(page.locator(".lineage")).to_contain_text("its adapter is carried on")
+    expect(page.locator(".lineage")).to_contain_text("its adapter is continued")
     train = page.url.rstrip("/").split("/")[-1]
     assert platform.get(f"trains/{train}/")["parameters"]["lora_rank"] == 4
 
     phone = open_page(size=PHONE, dark=True)
     phone.goto(f"/trains/new/lora/?copy={train}")
-    expect(phone.get_by_label("Carry on its adapter")).to_be_checked()
+    expect(phone.get_by_label("Continue its adapter")).to_be_checked()
     assert not overflows(phone)
     assert axe_violations(phone) == []

@@ -13,6 +13,8 @@ from playwright.sync_api import expect
 from tests.browser.conftest import until
 from tests.live import ROOT, Platform
 
+pytestmark = pytest.mark.long
+
 # Read from Chart.js itself, with what its canvas cannot tell a test otherwise.
 READ = """() => [...document.querySelectorAll("[data-chart]")].map((card) => {
   const chart = Chart.getChart(card.querySelector("canvas"));

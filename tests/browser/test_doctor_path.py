@@ -7,10 +7,13 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import PHONE, axe_violations, overflows
 from tests.live import Platform
+
+pytestmark = pytest.mark.long
 
 SIZES = (
     {"width": 1440, "height": 900},
@@ -102,10 +105,10 @@ def test_from_a_finding_to_one_version_of_all_repairs(open_page, platform: Platf
     expect(page.get_by_role("heading", name="2 changed rows")).to_be_visible()
     found += problems_of(page, "changed rows")
 
-    page.get_by_role("button", name="Make a version of them").click()
+    page.get_by_role("button", name="Make a version with them").click()
     expect(page.get_by_text("How this version was made")).to_be_visible(timeout=60_000)
     expect(page.locator("#aside")).to_contain_text("Line 8 of tickets")
-    page.get_by_role("button", name="Mend all that is safe").click()
+    page.get_by_role("button", name="Make all safe repairs").click()
     expect(page.get_by_text("Mask keys and passwords: 1 row")).to_be_visible(timeout=60_000)
     expect(page.locator(".verdict")).to_contain_text("100%")
 

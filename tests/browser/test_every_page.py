@@ -7,6 +7,8 @@ import pytest
 from tests.e2e.test_main_job import toy_rows
 from tests.live import Platform
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def finished(platform: Platform) -> int:

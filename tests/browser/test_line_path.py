@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import PHONE, axe_violations, overflows
 from tests.e2e.test_main_job import toy_rows
+
+pytestmark = pytest.mark.long
 
 
 def test_an_operator_pauses_moves_and_opens_the_line(open_page, platform):

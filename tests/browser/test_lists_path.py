@@ -14,6 +14,8 @@ from tests.browser.conftest import DESKTOP, PHONE, axe_violations, overflows
 from tests.e2e.test_main_job import toy_rows
 from tests.live import Platform
 
+pytestmark = pytest.mark.long
+
 SHORT = {"max_steps": 1, "sample_prompts": 0, "evaluation_split": 0}
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import until
 from tests.e2e.test_main_job import toy_rows
+
+pytestmark = pytest.mark.long
 
 LINE = "[00:01] step {}/400000  epoch 0.05  loss 5.7399  learning rate 1.00e-04\n"
 

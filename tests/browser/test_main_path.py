@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import DESKTOP, PHONE, until
 from tests.e2e.test_main_job import toy_rows
+from tests.marks import others_long
 
 POINTS = (
     "() => window.Chart?.getChart(document.querySelector('#charts "
@@ -64,7 +65,7 @@ def start(page: Page, dataset: str, **values: str) -> str:
     return page.url
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("size", others_long([DESKTOP, PHONE]), ids=["desktop", "phone"])
 def test_a_person_trains_watches_stops_copies_and_compares(open_page, size):
     page = open_page(size=size)
     name = f"toys-{'phone' if size is PHONE else 'desktop'}"
@@ -133,6 +134,7 @@ def test_a_person_trains_watches_stops_copies_and_compares(open_page, size):
     until(page, f"() => ({LINES})() >= 2")
 
 
+@pytest.mark.long
 def test_a_double_click_on_run_starts_one_train(open_page):
     page = open_page()
     upload(page, "toys-double")
@@ -161,6 +163,7 @@ SHOWN = """() => {
 }"""
 
 
+@pytest.mark.long
 def test_a_closer_look_at_a_curve_shows_its_steps_and_a_link_shows_the_same(open_page, platform):
     dataset = platform.kept("toys-20.jsonl", toy_rows(20))
     run = platform.ended(platform.start(dataset, max_steps=60, sample_prompts=0))
@@ -195,6 +198,7 @@ def test_a_closer_look_at_a_curve_shows_its_steps_and_a_link_shows_the_same(open
     assert "from=" not in page.url
 
 
+@pytest.mark.long
 def test_header_and_charts_follow_the_train_by_one_connection(open_page, platform):
     dataset = platform.kept("toys-20.jsonl", toy_rows(20))
     run = platform.start(dataset, max_steps=2000, sample_prompts=0)
@@ -211,6 +215,7 @@ def test_header_and_charts_follow_the_train_by_one_connection(open_page, platfor
     page.locator("#train-head[data-state=stopped]").wait_for()
 
 
+@pytest.mark.long
 def test_a_warning_that_comes_while_the_page_is_open_is_shown(open_page, platform):
     """Answers without a rule can only be learned by heart, which the train warns of in its midst."""
     draw = random.Random(0)
@@ -242,6 +247,7 @@ def test_a_warning_that_comes_while_the_page_is_open_is_shown(open_page, platfor
     page.locator("#train-head[data-state=stopped]").wait_for()
 
 
+@pytest.mark.long
 def test_bad_values_are_named_beside_their_field_and_do_not_start(open_page):
     page = open_page()
     upload(page, "toys-bad")
@@ -265,6 +271,7 @@ def test_bad_values_are_named_beside_their_field_and_do_not_start(open_page):
     expect(page.locator("#id-batch_size")).not_to_have_value("4000")
 
 
+@pytest.mark.long
 def test_text_from_people_stays_text(open_page, platform):
     """Rows, names and logs with markup are shown and not run."""
     page = open_page()

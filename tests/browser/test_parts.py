@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import DESKTOP
+
+pytestmark = pytest.mark.long
 
 HIDE = """() => {
   window.isHidden = false;

@@ -3,9 +3,12 @@ does something."""
 
 from __future__ import annotations
 
+import pytest
 from django.contrib.auth.models import User
 
 from playground.models import Answer, Conversation, Turn
+
+pytestmark = pytest.mark.long
 
 HOSTILE = """
 <script>window.hit = 1</script>

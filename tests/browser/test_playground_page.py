@@ -13,6 +13,8 @@ from playwright.sync_api import Page, expect
 from playground.models import Answer, Conversation, Turn
 from tests.browser.conftest import DESKTOP, until
 
+pytestmark = pytest.mark.long
+
 # Requests of the page, each to be answered by reply(number, values).
 HOLD = """() => {
   window.asked = [];
@@ -108,6 +110,27 @@ def test_a_thumb_leaves_the_answer_beside_it_alone_and_counting_goes_one_by_one(
         assert asked(page)[-1]["body"]["count_only"]
         field.fill("Two or three?")
         assert [call["left"] for call in asked(page) if "tokens" in call["url"]] == [True]
+
+
+def test_a_correction_that_is_being_written_stays_when_the_next_prompt_is_sent(at_home, seen):
+    with at_home(viewport=DESKTOP) as context:
+        page = opened(context, seen)
+        page.evaluate(SPEAK)
+        page.get_by_role("button", name="Correct").click()
+        correction = page.get_by_label("The answer as it should have been")
+        correction.fill("A better answer")
+        page.get_by_label("Message", exact=True).fill("Two?")
+        page.get_by_role("button", name="Send", exact=True).click()
+        until(page, "() => asked.some(({ url }) => url.endsWith('turns/'))")
+        answers = [{"place": 0, "pane": 0, "state": "waiting", "text": "", "title": "Tiny"}]
+        turn = {"id": 99, "position": 2, "text": "Two?", "verdict": "", "blind": False}
+        page.evaluate(
+            "turn => asked.find(({ url }) => url.endsWith('turns/')).resolve(turn)",
+            turn | {"answers": answers},
+        )
+        expect(page.locator(".answer-cell").last).to_contain_text("Open")
+        expect(correction).to_have_value("A better answer")
+        expect(page.get_by_role("button", name="Save", exact=True)).to_be_visible()
 
 
 # Tools

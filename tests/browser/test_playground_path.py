@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import PHONE, overflows
 from tests.e2e.test_main_job import toy_rows
 from tests.live import Platform
+
+pytestmark = pytest.mark.long
 
 # The first answer waits until the model is prepared, and held against what the train answered.
 SECONDS = 240
@@ -89,7 +92,7 @@ def test_chat_vote_make_a_dataset_and_train_on_it(open_page, platform: Platform)
     pairs = page.locator("li", has_text="Preference pairs")
     pairs.get_by_role("button", name="Make a dataset").click()
     page.wait_for_url(re.compile(r"/datasets/\d+/$"))
-    page.get_by_role("link", name="Train on it").click(timeout=60_000)
+    page.get_by_role("link", name="Train with DPO").click(timeout=60_000)
     page.wait_for_url(re.compile(r"/trains/new/dpo/\?dataset=\d+&base_model=\d+"))
     expect(page.get_by_label("Base model").locator("option:checked")).to_have_text(
         re.compile("Tiny")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import DESKTOP, PHONE, until
+
+pytestmark = pytest.mark.long
 
 # Controls under the messages: their texts. The main button of a page, and what stands in a bar,
 # must not be there.

@@ -6,10 +6,13 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import PHONE, axe_violations, overflows, until
 from tests.live import Platform
+
+pytestmark = pytest.mark.long
 
 SEVERAL = "(canvas) => window.Chart?.getChart(canvas)?.data.datasets.length >= 3"
 
@@ -91,7 +94,7 @@ def test_by_preference_and_by_reward_from_form_to_comparison(open_page, platform
     for name, value in given.items():
         page.locator(f"#id-{name}").fill(value)
     ppo = run(page)
-    charts(page, ppo, "Reward", "Value loss", "Rewards foretold", "Answer length")
+    charts(page, ppo, "Reward", "Value loss", "Predicted rewards", "Answer length")
     expect(page.get_by_role("heading", name="Answers it learns from")).to_be_visible()
     expect(page.locator("[data-completions] tbody tr").first).to_contain_text("+ 1?")
 

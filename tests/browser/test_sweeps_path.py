@@ -14,6 +14,8 @@ from tests.browser.conftest import PHONE, axe_violations, overflows
 from tests.e2e.test_main_job import toy_rows
 from tests.live import ROOT
 
+pytestmark = pytest.mark.long
+
 # The last two learn nothing, so that they are behind at every step.
 RATES = ("2e-2", "1e-2", "5e-3", "4e-3", "1e-8", "1e-9")
 SHORT = {"max_tokens": "64", "epochs": "", "max_steps": "80", "evaluation_split": "10"}
@@ -22,7 +24,7 @@ QUICK = {"sample_prompts": "0", "gradient_accumulation_steps": "2"}
 
 @pytest.fixture
 def quick_watch(platform) -> Iterator[None]:
-    """House-keeping beside the platform's own, which comes by every five seconds: a tiny train may
+    """Housekeeping beside the platform's own, which comes by every five seconds: a tiny train may
     have ended by then."""
     with subprocess.Popen(
         [sys.executable, "manage.py", "watch", "--every", "0.5"], cwd=ROOT, env=platform.env
@@ -95,3 +97,21 @@ def test_six_trains_two_pruned_and_the_best_copied(open_page, platform):
     expect(phone.locator("table.trials tbody tr")).to_have_count(6)
     assert not overflows(phone)
     assert axe_violations(phone) == []
+
+
+def test_a_setting_stays_while_one_of_the_values_needs_it(open_page):
+    """The rank of adapters, where all weights are trained first and an adapter besides."""
+    page = open_page()
+    page.goto("/trains/new/dpo/")
+    rank = page.locator("#field-lora_rank")
+    page.locator("#id-adapter").select_option("none")
+    expect(rank).to_be_hidden()
+
+    buttons = page.locator("#field-adapter [data-sweep-do]")
+    buttons.filter(has_text="Add a value").click()
+    page.locator('select[name="sweep-adapter"]').first.select_option("lora")
+    expect(rank).to_be_visible()
+    page.locator("#id-lora_rank").fill("64")
+    expect(page.locator("#id-lora_rank")).to_have_value("64")
+    buttons.filter(has_text="One value").click()
+    expect(rank).to_be_hidden()

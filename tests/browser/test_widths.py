@@ -143,6 +143,7 @@ FAULTS = """async (given) => {
 WALKS = (("light", 1440, WIDTHS), ("dark", PHONE, (PHONE, 1024, 1440)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("theme", "first", "widths"), WALKS, ids=["light", "dark"])
 def test_every_page_is_sound_at_every_width(at_home, home, theme, first, widths):
     failures: list[str] = []

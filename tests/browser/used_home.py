@@ -774,6 +774,7 @@ def sweeps_make(
             search="tpe",
             pruner="median",
             budget_trains=24,
+            budget_asked=24,
             importance={"learning_rate": 0.71, "lora_rank": 0.29} if count > 20 else {},
         )
         free = [run for run in usual if run.pk not in taken]

@@ -125,6 +125,21 @@ def test_a_train_that_keeps_its_best_is_judged_by_it(make_chain):
     assert chain.status == Status.RUNNING
 
 
+def test_a_gate_judges_the_checkpoint_that_was_kept_and_no_better_evaluation(make_chain):
+    chain = make_chain(
+        gate="at_most",
+        gate_metric="eval_loss",
+        gate_value=1.0,
+        parameters={"keep_best": True},
+    )
+    run = run_of(chain)
+    measure(run, 0.5, 0.9, 1.2, 1.5)
+    train_end(run, best_value=0.5, best_step=0, outcome={"step": 30, "model_step": 20})
+    advance(chain)
+    assert stages(chain)[0].measured == 1.2
+    assert chain.status == Status.STOPPED
+
+
 def test_a_closed_gate_can_be_passed_all_the_same(make_chain, alice):
     chain = make_chain(gate="better")
     measure(run_of(chain), 1.0, 2.0)
@@ -310,7 +325,7 @@ def test_a_cancelled_chain_stops_its_train_and_starts_no_other(make_chain, alice
     assert (chain.status, run_of(chain).status) == (Status.CANCELLED, "stopped")
     assert advance(chain).status == Status.CANCELLED
     assert chain_cancel(chain=chain, by=alice).status == Status.CANCELLED
-    with pytest.raises(UserError, match="has stopped can go on"):
+    with pytest.raises(UserError, match="has stopped can continue"):
         chain_go_on(chain=chain, by=alice)
 
 
@@ -325,15 +340,17 @@ def test_a_person_who_stops_a_train_stops_its_chain(make_chain, alice):
 
 def test_nothing_that_a_running_chain_needs_is_deleted(make_chain, alice, pairs):
     chain = make_chain()
-    with pytest.raises(UserError, match="chain or sweep that runs"):
+    with pytest.raises(UserError, match="running chain or sweep"):
         dataset_delete(dataset=pairs, by=alice)
     train_end(run_of(chain))
     advance(chain)
     merged(chain)
-    with pytest.raises(UserError, match="chain that runs"):
+    with pytest.raises(UserError, match="running chain"):
         train_delete(run=run_of(chain), by=alice)
     model = model_of(chain)
-    said = f"A chain or sweep that runs stands on {model.title}. End it first."
+    said = (
+        f"A running chain or sweep needs {model.title}. Cancel the chain or stop the sweep first."
+    )
     assert in_use_text(model, alice) == said
     with pytest.raises(UserError) as refused:
         model_delete(model=model, by=alice)
@@ -355,7 +372,7 @@ def test_what_became_of_a_stage_s_ingredients_stops_the_chain_with_its_reason(
     merged(chain)
     assert advance(chain).status == Status.STOPPED
     assert chain.reason == (
-        "Stage 2 cannot start: Pairs is archived. Share or restore it, then go on; or copy the "
+        "Stage 2 cannot start: Pairs is archived. Share or restore it, then continue; or copy the "
         "chain."
     )
 
@@ -371,7 +388,7 @@ def test_what_is_no_longer_shared_is_not_trained_on(make_chain, bob, pairs):
     advance(chain)
     merged(chain)
     assert advance(chain).status == Status.STOPPED
-    assert "no longer shared. Share or restore it, then go on; or copy the" in chain.reason
+    assert "no longer shared. Share or restore it, then continue; or copy the" in chain.reason
 
 
 def test_a_train_that_was_handed_over_alone_stops_its_chain(make_chain, bob):

@@ -53,7 +53,7 @@ def test_a_reward_model_of_a_stage_to_come_stays(caller, make_chain, scorer, ali
     chain = make_chain()
     stage = stages(chain)[1]
     Stage.objects.filter(pk=stage.pk).update(parameters=scored_by(scorer))
-    with pytest.raises(UserError, match="A chain that runs stands on this train"):
+    with pytest.raises(UserError, match="A running chain needs this train"):
         train_delete(run=scorer, by=alice)
 
     dialog = page(caller, f"/trains/{scorer.pk}/").select_one("#delete-dialog")
@@ -72,6 +72,19 @@ def test_no_longer_once_that_stage_has_ended(make_chain, scorer):
     Stage.objects.filter(chain=chain, position=1).update(parameters=scored_by(scorer))
     assert needed_text(scorer)
     train_end(run)
+    assert needed_text(scorer) == ""
+
+
+def test_a_train_for_which_its_first_stage_is_to_wait_stays(make_chain, scorer):
+    chain = make_chain()
+    Chain.objects.filter(pk=chain.pk).update(starts_after=scorer)
+    Stage.objects.filter(chain=chain, position=1).update(run=None, began_at=None)
+    assert needed_text(scorer) == ""
+
+    TrainRun.objects.filter(pk=scorer.pk).update(status="failed")
+    scorer.refresh_from_db()
+    assert "A chain waits until this train has succeeded" in needed_text(scorer)
+    Chain.objects.filter(pk=chain.pk).update(status="stopped")
     assert needed_text(scorer) == ""
 
 
@@ -109,7 +122,7 @@ def test_a_model_of_a_chain_that_runs_is_not_to_be_archived(caller, make_chain, 
         needed.owner = chain.owner
         needed.save()
         dialog = page(caller, f"/models/{needed.pk}/").select_one("#delete-dialog")
-        assert "End it first." in dialog.get_text(" ")
+        assert "Cancel the chain or stop the sweep first." in dialog.get_text(" ")
         assert dialog.select_one("form") is None
 
     Chain.objects.filter(pk=chain.pk).update(status=Chain.Status.CANCELLED)

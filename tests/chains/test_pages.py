@@ -121,7 +121,7 @@ def test_a_stage_can_carry_the_adapter_of_the_one_before_on(caller, draft, pairs
     second = stages(chain)[1]
     assert (second.start, second.name) == ("adapter", "carried")
     assert "lora_rank" not in second.parameters
-    assert "its adapter carried on" in text(caller, f"/chains/{chain.pk}/")
+    assert "its adapter continued" in text(caller, f"/chains/{chain.pk}/")
     assert page(caller, path).select_one("[name=continue_adapter][value=on]").has_attr("checked")
 
     caller.post(f"/chains/{chain.pk}/stages/2/move/", {"to": "up"})
@@ -155,12 +155,12 @@ def test_a_chain_that_stopped_says_why_and_goes_on_by_a_button(caller, make_chai
     assert "its eval loss was 1.75, and 1 at its start" in shown.get_text()
     assert "hx-get" not in str(shown.select_one("#chain"))
     (form,) = shown.select(f'form[action="/chains/{chain.pk}/go-on/"]')
-    assert "Go on anyway" in form.get_text()
+    assert "Continue anyway" in form.get_text()
     caller.post(form["action"])
     assert "Its model is being made" in text(caller, f"/chains/{chain.pk}/")
     merged(chain)
     advance(chain)
-    assert "Somebody let the chain go on" in text(caller, f"/chains/{chain.pk}/")
+    assert "Somebody let the chain continue" in text(caller, f"/chains/{chain.pk}/")
     runs = f"{run_of(chain).pk},{run_of(chain, 2).pk}"
     shown = page(caller, f"/chains/{chain.pk}/")
     assert shown.select(f'a[href="/trains/compare/?ids={runs}"]')
@@ -182,7 +182,7 @@ def test_a_train_that_failed_offers_a_copy_in_its_place(caller, make_chain, alic
     advance(chain)
     shown = text(caller, f"/chains/{chain.pk}/")
     assert "Start stage 1 again" in shown
-    assert f"Go on with #{copy.pk} a copy" in shown
+    assert f"Continue with #{copy.pk} a copy" in shown
     caller.post(f"/chains/{chain.pk}/go-on/", {"train": copy.pk})
     assert run_of(chain) == copy
 
@@ -235,7 +235,7 @@ def test_the_form_of_a_train_carries_an_adapter_on_in_a_chain_too(caller, tuned,
     path = f"/chains/{chain.pk}/stages/1/form/lora/"
     assert page(caller, path).select_one("[name=continue_adapter][value=on]").has_attr("checked")
     shown = page(caller, f"/chains/{chain.pk}/").select_one("#stage-1").get_text(" ")
-    assert "its adapter carried on" in " ".join(shown.split())
+    assert "its adapter continued" in " ".join(shown.split())
 
     following = f"/chains/{chain.pk}/stages/2/form/dpo/"
     assert "Rank 8" in page(caller, following).select_one("#field-continue_adapter").get_text()
@@ -318,7 +318,7 @@ def test_the_page_of_a_model_says_that_a_chain_needs_it(caller, make_chain):
     train_end(run_of(chain))
     advance(chain)
     model = stages(chain)[0].model
-    assert "A chain or sweep that runs stands on" in text(caller, f"/models/{model.pk}/")
+    assert "A running chain or sweep needs" in text(caller, f"/models/{model.pk}/")
 
 
 def test_a_chain_offers_no_start_of_what_does_not_fit(caller, alice, draft, monkeypatch):

@@ -148,8 +148,9 @@ def lock_database(scene: Scene) -> None:
 
 
 def torn_line(scene: Scene) -> None:
-    """The engine dies in the middle of a line."""
-    _kill(_family(scene)[2])
+    """The engine dies in the middle of a line. On a cluster the ranks write: one that lived on would
+    write its next line behind the half one."""
+    _kill(*_of_cluster(scene, "RayTrainWorker"), _family(scene)[2])
     with (
         contextlib.suppress(FileNotFoundError),
         (scene.directory / "events.jsonl").open("ab") as stream,

@@ -11,6 +11,8 @@ import pytest
 from tests.cluster.clients import LONG
 from tests.live import ENDED, Platform, running_platform
 
+pytestmark = pytest.mark.long
+
 ROWS = b"\n".join(
     json.dumps(
         {

@@ -36,6 +36,8 @@ from tests.cluster.clients import (
 from tests.engine.runs import Run, prepare, toy_rows
 from tests.storage.servers import Proxy
 
+pytestmark = pytest.mark.long
+
 TOLERANCE = 1e-4
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 

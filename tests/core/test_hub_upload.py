@@ -13,6 +13,8 @@ from core.hub import hub_upload, repository_clean
 from core.programs import ProgramProblem
 from tests.hub_server import COMMIT, TOKEN, Hub, running_hub
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def programs_begin_at_once(warm_programs):

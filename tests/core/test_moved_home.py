@@ -13,6 +13,8 @@ import pytest
 from core.store import located_path, make_path_relative, stored_path
 from tests.live import ROOT
 
+pytestmark = pytest.mark.long
+
 
 def run_in(home: Path, step: str) -> str:
     env = os.environ | {

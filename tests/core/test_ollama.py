@@ -12,6 +12,8 @@ from core.programs import ProgramProblem
 from engine.exporting.modelfile import MODELFILE, Modelfile
 from tests.ollama_server import FakeOllama, running_ollama
 
+pytestmark = pytest.mark.long
+
 WRITTEN = Modelfile(
     model="tiny-F16.gguf",
     template="{{ if .System }}{{ .System }}{{ end }}{{ range .Messages }}{{ .Content }}{{ end }}",

@@ -250,6 +250,7 @@ def files(draw):
     )
 
 
+@pytest.mark.long
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -275,6 +276,7 @@ def among_good(check, format, odd):
     check(format, lines, block_bytes=10 * (len(good) + 1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format", ROWS)
 def test_odd_texts_among_good_rows(same, format):
     row = ROWS[format]
@@ -290,6 +292,7 @@ def test_odd_texts_among_good_rows(same, format):
         among_good(same, format, odd)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("column", EXTRA)
 @pytest.mark.parametrize("format", ROWS)
 def test_columns_that_only_some_rows_have(same, format, column):
@@ -312,6 +315,7 @@ def test_blocks_count_what_is_not_used(same):
     assert same("messages", [line(row) for row in rows], 500) > 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format", ROWS)
 def test_odd_values_among_good_rows(same, format):
     row = ROWS[format]
@@ -354,6 +358,7 @@ def test_where_remembering_ends(same, monkeypatch):
     assert same("question-answer", given, block_bytes=250) > 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["", "a/b", 'a"b', "é", "system", "tools", "role"])
 @pytest.mark.parametrize("format", ["messages", "conversations", "text"])
 def test_a_column_of_an_odd_name(same, format, name):

@@ -84,7 +84,7 @@ def test_a_check_that_nobody_works_on_is_cancelled_all_the_same(upload, alice):
             TOO_LONG,
             "This took longer than the 10 minutes that it may take, and was ended. Split the file",
         ),
-        (BROKE_OFF, "The check broke off several times at this file."),
+        (BROKE_OFF, "The check crashed several times on this file."),
         (CANCELLED, "The check was cancelled."),
     ],
 )

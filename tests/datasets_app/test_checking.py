@@ -75,7 +75,7 @@ def test_bad_rows_are_named_and_the_rest_is_used(checked):
         (
             "a.jsonl",
             b'{"question": "q", "answer": ""}',
-            "Not even the only row can be used. The first problem, line 1, answer: ",
+            "None of its rows can be used. The first problem, line 1, answer: ",
         ),
         (
             "a.jsonl",

@@ -178,7 +178,7 @@ def test_who_may_not_change_a_dataset_sees_rows_and_no_buttons(client, bob, data
     page = markup(client.get(f"{dataset.get_absolute_url()}?finding=duplicate"))
 
     assert "1 of 1" in page
-    for words in ("Set aside", "Edit row", "Mend all that is safe", 'name="repair"'):
+    for words in ("Set aside", "Edit row", "Make all safe repairs", 'name="repair"'):
         assert words not in page
 
 

@@ -14,6 +14,8 @@ from datasets_app.importing import dataset_import
 from datasets_app.models import Dataset
 from tests.hub_server import COMMIT, TOKEN
 
+pytestmark = pytest.mark.long
+
 ROWS = [
     {"question": f"How much is {number} and one?", "answer": str(number + 1)}
     for number in range(30)

@@ -127,7 +127,7 @@ def test_a_count_that_dies_with_its_worker_is_given_up_in_the_end(row, engine):
     lengths_count(row.pk)
 
     row.refresh_from_db()
-    assert row.error.startswith("Counting broke off")
+    assert row.error.startswith("Counting crashed")
 
 
 def test_what_is_counted_or_failed_is_not_counted_again(row, engine):

@@ -130,13 +130,16 @@ def test_a_version_whose_original_lost_its_file_says_so(checked, alice):
     shutil.rmtree(dataset.path.parent)
     dataset_check(version.pk)
     version.refresh_from_db()
-    assert (version.status, version.error) == ("failed", "What it was to be made of is gone.")
+    assert (version.status, version.error) == (
+        "failed",
+        "The version that it was to be made from was deleted.",
+    )
 
 
 def test_an_original_with_versions_is_archived_and_not_deleted(checked, alice):
     dataset = checked(PAIRS)
     (version,) = made(dataset, alice, "pairs_to_ratings")
-    with pytest.raises(UserError, match="Versions were made"):
+    with pytest.raises(UserError, match="Other versions were made"):
         dataset_delete(dataset=dataset, by=alice)
     dataset_archive(dataset=dataset, by=alice)
     dataset_delete(dataset=version, by=alice)

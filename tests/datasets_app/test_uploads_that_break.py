@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROW = b'{"question": "How many legs has a spider?", "answer": "Eight."}\n'
 EDGE = b"----cut-here"
 

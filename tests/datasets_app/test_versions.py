@@ -149,7 +149,7 @@ def test_a_version_that_is_shown_does_not_name_one_that_is_not(client, bob, fami
     client.force_login(bob)
     page = markup(client.get(second.get_absolute_url()))
 
-    assert "Made of an earlier version" in page
+    assert "Made from an earlier version" in page
     assert first.get_absolute_url() not in page
 
 
@@ -166,7 +166,7 @@ def test_deleting_says_which_version_and_leaves_the_others(client, alice, family
     answer = client.post(f"{third.get_absolute_url()}delete/", {"sure": "1"}, follow=True)
     assert answer.redirect_chain[-1][0] == second.get_absolute_url()
     assert "pairs v3 is deleted." in markup(answer)
-    with pytest.raises(UserError, match="Versions were made of pairs"):
+    with pytest.raises(UserError, match="Other versions were made from pairs"):
         dataset_delete(dataset=first, by=alice)
 
 
@@ -244,7 +244,7 @@ def test_a_file_is_uploaded_as_the_next_version(client, alice, bob, api, family,
     assert [label.name for label in fourth.labels.all()] == ["pairs"]
     body = {"file": SimpleUploadedFile("x.jsonl", PAIRS), "version_of": third.slug}
     assert api.post("/api/v1/datasets/", body, format="multipart").json()["version"] == 5
-    with pytest.raises(UserError, match="Versions were made of pairs"):
+    with pytest.raises(UserError, match="Other versions were made from pairs"):
         dataset_delete(dataset=first, by=alice)
 
     api.force_authenticate(bob)

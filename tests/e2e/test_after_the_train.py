@@ -16,6 +16,8 @@ from tests.e2e.test_main_job import toy_rows
 from tests.engine.runs import toy_pairs, write_rows
 from tests.live import Platform
 
+pytestmark = pytest.mark.long
+
 LEARNS = {
     "max_steps": 40,
     "batch_size": 4,

@@ -6,6 +6,8 @@ import pytest
 
 from tests.live import Platform
 
+pytestmark = pytest.mark.long
+
 
 def rows(count: int) -> bytes:
     """CSV, which is read row by row: some twenty thousand of them a second."""

@@ -7,6 +7,8 @@ from tests.e2e.test_main_job import toy_rows
 from tests.engine.runs import toy_pairs, write_rows
 from tests.live import Platform
 
+pytestmark = pytest.mark.long
+
 PAUSED = ("succeeded", "stopped", "cancelled")
 
 
@@ -76,7 +78,7 @@ def test_a_closed_gate_stops_a_chain_until_somebody_lets_it_go_on(platform, toys
     measured = chain["stages"][0]["gate"]["measured"]
     assert f"is at most 0.0001, but it was {measured:.4g}" in chain["reason"]
     assert chain["stages"][1]["train"] is None
-    assert "Go on anyway" in platform.page(f"chains/{chain['id']}/")
+    assert "Continue anyway" in platform.page(f"chains/{chain['id']}/")
 
     assert platform.api("POST", f"chains/{chain['id']}/go-on/", json={}).status_code == 200
     going = platform.poll(

@@ -3,10 +3,14 @@
 import math
 from random import Random
 
+import pytest
+
 from tests.chaos import faults
 from tests.chaos.__main__ import Count, Plan, bench_of, rounds
 from tests.chaos.work import Check
 from tests.live import Platform
+
+pytestmark = pytest.mark.long
 
 FAULTS = (
     faults.kill_supervisor,

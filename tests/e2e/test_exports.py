@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.live import Platform
 
+pytestmark = pytest.mark.long
+
 FILE_BYTES = 100 * 10**6
 
 

@@ -23,6 +23,8 @@ from tests.e2e.test_faults import LONG, attempt_runs, supervisor_and_engine
 from tests.e2e.test_main_job import toy_rows
 from tests.live import Platform
 
+pytestmark = pytest.mark.long
+
 MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 
 

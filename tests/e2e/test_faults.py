@@ -138,6 +138,7 @@ def test_a_killed_worker_leaves_no_orphan_comes_back_and_goes_on_from_the_checkp
     assert began[1] >= 20
 
 
+@pytest.mark.long
 def test_a_stopped_train_goes_on_and_has_every_step_once(platform, dataset):
     run = platform.start(dataset, **LONG | {"max_steps": 150})
     platform.training(run, step=3)
@@ -167,6 +168,7 @@ def test_a_stopped_train_goes_on_and_has_every_step_once(platform, dataset):
     assert model.is_file()
 
 
+@pytest.mark.long
 def test_a_redis_that_dies_costs_a_running_train_nothing(platform, dataset):
     run = platform.training(platform.start(dataset, **LONG | {"max_steps": 150}), step=3)
     platform.redis().kill()
@@ -180,6 +182,7 @@ def test_a_redis_that_dies_costs_a_running_train_nothing(platform, dataset):
     assert steps == list(range(1, 151))
 
 
+@pytest.mark.long
 def test_a_waiting_train_stops_at_once_and_the_queue_goes_on(platform, running, dataset):
     second = platform.start(dataset, max_steps=1)
     third = platform.start(dataset, max_steps=1)
@@ -200,6 +203,7 @@ def test_a_dataset_that_changed_on_disk_fails_the_train_before_it_learns(platfor
     assert "changed" in ended["error"]["message"]
 
 
+@pytest.mark.long
 def test_the_worker_forks_a_process_that_has_imported_everything(platform, dataset):
     """From Run to the first optimizer step without import time: the engine starts with torch in
     memory."""
@@ -208,6 +212,7 @@ def test_the_worker_forks_a_process_that_has_imported_everything(platform, datas
     assert "torch" in " ".join(region.path for region in platform.fork_server().memory_maps())
 
 
+@pytest.mark.long
 def test_a_fork_server_that_was_killed_is_there_again_for_the_next_train(platform, dataset):
     run = platform.training(platform.start(dataset, **LONG), step=3)
     server = platform.fork_server()

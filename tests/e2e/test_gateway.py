@@ -12,6 +12,8 @@ from serving.leases import sessions_close
 from serving.targets import Placement
 from tests.live import Platform
 
+pytestmark = pytest.mark.long
+
 QUESTION = {
     "model": "tiny",
     "messages": [{"role": "user", "content": "What colour is the sky?"}],

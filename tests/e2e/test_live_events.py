@@ -17,6 +17,8 @@ from tests.e2e.test_faults import LONG
 from tests.e2e.test_main_job import toy_rows
 from tests.live import Platform
 
+pytestmark = pytest.mark.long
+
 SECONDS = 90
 
 

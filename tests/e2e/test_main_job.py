@@ -118,6 +118,7 @@ def test_the_downloaded_adapter_loads_in_plain_peft(platform, finished, tmp_path
     assert not torch.allclose(before, after)
 
 
+@pytest.mark.long
 def test_the_engine_repeats_the_run_by_hand_with_the_same_losses(platform, finished, warm):
     directory = platform.home / "runs" / str(finished["id"])
     before = (directory / "events.jsonl").read_bytes()
@@ -137,6 +138,7 @@ def test_the_engine_repeats_the_run_by_hand_with_the_same_losses(platform, finis
     assert losses(again) == losses(directory / "events.jsonl")
 
 
+@pytest.mark.long
 def test_full_fine_tuning_leaves_a_whole_model(platform, dataset):
     run = platform.ended(platform.start(dataset, method="sft", max_steps=3, batch_size=4))
     assert (run["status"], run["error"]) == ("finished", None)

@@ -1,10 +1,13 @@
 """An account is removed while its train runs: the engine is stopped, and then everything is gone
 with its files."""
 
+import pytest
 import requests
 
 from tests.e2e.test_main_job import toy_rows
 from tests.live import PASSWORDS, Platform
+
+pytestmark = pytest.mark.long
 
 
 def test_a_running_train_is_stopped_and_everything_goes(platform: Platform, monkeypatch):

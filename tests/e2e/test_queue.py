@@ -5,6 +5,8 @@ import pytest
 from tests.e2e.test_main_job import toy_rows
 from tests.live import Platform
 
+pytestmark = pytest.mark.long
+
 SHORT = {"max_steps": 1, "sample_prompts": 0, "evaluation_split": 0}
 
 

@@ -16,6 +16,8 @@ from tests.e2e.test_main_job import toy_rows
 from tests.live import ROOT, Platform, running_platform
 from tests.postgresql import database_url, running_postgresql, socket_folder
 
+pytestmark = pytest.mark.long
+
 NAME = "second-machine"
 JOIN = f'hostname {NAME} && exec "$0" manage.py train_worker'
 

@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.e2e.test_main_job import toy_rows
 from tests.live import CANARIES, CANARY, Platform
+
+pytestmark = pytest.mark.long
 
 # It says what it found in the train's log. The pattern does not match itself.
 LOOKS = '''

@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
 import requests
 
 from tests.live import ROOT, Platform, free_port
+
+pytestmark = pytest.mark.long
 
 
 def serve(env: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,8 @@ import pytest
 from tests.e2e.test_main_job import toy_rows
 from tests.live import Platform, running_platform
 
+pytestmark = pytest.mark.long
+
 LONG = {"max_steps": 5000, "sample_prompts": 0, "evaluation_split": 0, "batch_size": 2}
 SHORT = LONG | {"max_steps": 2}
 

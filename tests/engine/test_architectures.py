@@ -37,6 +37,7 @@ def logits(model, folder):
         return model.eval()(input_ids=tokens["input_ids"]).logits
 
 
+@pytest.mark.long
 def test_lora_trains_the_adapter_alone_and_saves_it(model_folder, tmp_path, trained):
     run = train(tmp_path / "run", model_folder, adapter="lora", max_steps=30)
     assert run.code == 0, run.last

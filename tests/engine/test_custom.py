@@ -108,6 +108,7 @@ def test_a_breach_is_the_last_event_and_names_itself(tmp_path, source, words):
     assert words in output
 
 
+@pytest.mark.long
 def test_its_own_words_for_a_failure_are_kept(tmp_path):
     code, events, _ = run(tmp_path, HEAD + "run.failed('Too few rows.', 'Add some.')")
     assert (code, events[-1]["message"], len(events)) == (1, "Too few rows.", 1)
@@ -190,6 +191,7 @@ def test_the_documented_method_keeps_every_point():
     assert len(points) == 12
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "title", "words"),
     [

@@ -74,6 +74,7 @@ def test_it_is_the_trained_model(trained, tmp_path, said, form):
     assert trained.failed(form, tmp_path / "out") == set()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma2", "gpt2", "phi3"])
 def test_it_is_the_trained_model_in_other_families(tmp_path, said, family, form):

@@ -75,6 +75,7 @@ def failed(checks) -> set[str]:
     return {check.name for check in checks if not check.passed}
 
 
+@pytest.mark.long
 def test_it_says_all_that_ollama_would_guess(exported):
     modelfile = modelfile_read(exported / MODELFILE)
     assert modelfile.model == gguf_file(exported).name
@@ -120,6 +121,7 @@ def test_the_system_prompt_is_the_one_that_was_to_be_written(
     assert (prove_export(arguments) == 0) == (prompt == SYSTEM)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral", "gemma"])
 def test_it_is_the_model_in_other_families(tmp_path, family):
     """Models that were not trained here, and have no system prompt. Gemma's begins texts with a
@@ -162,6 +164,7 @@ BEGINNING = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", BEGINNING)
 def test_texts_begin_as_in_training(begun, tmp_path, case):
     template, adds = BEGINNING[case]

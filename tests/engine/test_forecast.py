@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from engine.forecast.activations import layer_bytes
+from engine.forecast.activations import copied_bytes, layer_bytes
 from engine.forecast.batches import Batch, end_to_end_batch, longest_of, packed_batch
 from engine.forecast.disk import checkpoints_at_once
-from engine.forecast.memory import Memory, memory_forecast, trained_weights
-from engine.forecast.shape import ShapeUnknown, shape_of, shape_read
-from engine.forecast.workload import Target, Workload, largest_batch
+from engine.forecast.memory import Memory, memory_forecast, trained_weights, weights_bytes
+from engine.forecast.shape import WITHOUT_SDPA, ShapeUnknown, shape_of, shape_read
+from engine.forecast.workload import Target, Workload, evaluation_batch, largest_batch
 from engine.run.hardware import Device, precision_choose
 from engine.schema.registry import RECIPES
+from tests.marks import others_long
 from tests.tiny import ARCHITECTURES, tiny_model
 
 CPU = Target("cpu", half=True)
@@ -52,6 +55,13 @@ def test_the_shape_is_that_of_the_model(folders, architecture):
     assert shape.layers == model.config.num_hidden_layers
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert (shape.output == 0) == tied
+    wide = [
+        name
+        for name, module in model.named_modules()
+        if "layers.0." in f"{name}." or ".h.0." in f"{name}."
+        if "norm" in type(module).__name__.lower() and module.weight.shape == (shape.hidden,)
+    ]
+    assert shape.norms == len(wide)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -124,6 +134,94 @@ def test_no_drawn_batch_is_larger_than_the_largest():
     assert packed_batch(histogram, 4, 256).tokens == 4 * 256
     # Fewer rows than a batch takes: it is all of them.
     assert end_to_end_batch(((10, 2), (30, 1)), 4, batches=1) == Batch(3, 50, 30)
+
+
+def test_experts_are_not_quantised(folders):
+    """bitsandbytes replaces linear layers, and experts are none."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = folders("mixtral")
+    shape = shape_read(folder)
+    inside = [
+        module.weight.numel()
+        for name, module in AutoModelForCausalLM.from_pretrained(folder).named_modules()
+        if type(module) is torch.nn.Linear and "lm_head" not in name
+    ]
+    given = LORA | {"precision": "bf16"}
+    plain, quantised = (
+        weights_bytes(
+            shape,
+            Workload(
+                "sft", given | {"quantization": kind}, Batch(1, 8, 8), Target("cuda", half=True)
+            ),
+        )
+        for kind in ("none", "4-bit")
+    )
+
+    # The router is a matrix too, and next to nothing.
+    assert plain - quantised == pytest.approx(sum(inside) * (2 - 0.516), rel=0.1)
+
+
+def test_a_reference_that_is_computed_before_is_not_kept(folders):
+    shape = shape_read(folders("llama"))
+    ahead = FULL | {"more": {"precompute_ref_log_probs": True}}
+
+    def parts(given: dict[str, Any]) -> dict[str, int]:
+        return memory_forecast(shape, Workload("dpo", given, Batch(1, 9, 9), CPU)).parts
+
+    assert "reference" in parts(FULL)
+    assert "reference" not in parts(ahead)
+    assert "reference" in parts(ahead | {"devices": 2, "strategy": "shard"})
+
+
+def test_rows_are_cut_at_the_models_context(folders):
+    shape = shape_read(folders("llama"))
+    rows = {"rows": {"100": 3, "5000": 3}, "prompts": {}, "steps": 6}
+    given = {"batch_size": 1, "max_tokens": 4096}
+
+    assert 0 < shape.context < 4096
+    for recipe in ("sft", "dpo"):
+        batch = largest_batch(shape, recipe, given, CPU, **rows)  # type: ignore[arg-type]
+        assert batch.longest == shape.context
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "changes", "lies"),
+    [
+        (CPU, {}, {}, True),
+        (Target("cuda", half=True), {}, {}, True),
+        (Target("cuda", half=True), {"precision": "fp32"}, {}, False),
+        (Target("cuda", half=False), {}, {}, False),
+        (Target("cuda", half=True), {}, {"head_dim": 12}, False),
+        (CPU, {}, {"has_sdpa": False}, False),
+        (CPU, {}, {"caps_attention": True}, False),
+    ],
+)
+def test_rows_lie_end_to_end_where_the_engines_attention_can(folders, target, given, changes, lies):
+    shape = replace(shape_read(folders("llama", max_position_embeddings=512)), **changes)
+    rows: dict[str, Any] = {"rows": {"100": 3, "400": 1}, "prompts": {}, "steps": 6}
+
+    def batch(**more: Any) -> Batch:
+        parameters = {"batch_size": 4, "max_tokens": 512} | given | more
+        return largest_batch(shape, "sft", parameters, target, **rows)
+
+    assert batch().tokens == (700 if lies else 4 * 400)
+    assert batch(packing=True).longest == 400
+    assert batch(packing=True).tokens == (700 if lies else 4 * 400)
+    # Rows that are compared with one another are always padded.
+    assert (
+        largest_batch(shape, "kto", {"batch_size": 4, "max_tokens": 512}, target, **rows).tokens
+        == 1600
+    )
+
+
+def test_families_whose_attention_is_their_own_are_known():
+    import transformers
+
+    for family in WITHOUT_SDPA:
+        folder = Path(transformers.__file__).parent / "models" / family
+        assert "_supports_sdpa = False" in (folder / f"modeling_{family}.py").read_text()
 
 
 def test_no_more_is_drawn_for_large_batches_than_for_small_ones():
@@ -268,6 +366,66 @@ def test_layers_keep_what_the_formula_says(folders, architecture, precision, dro
     assert layer_bytes(shape, work) == pytest.approx(measured, rel=0.12)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_copies_of_weights_in_half_precision_are_counted(folders, precision):
+    """Where all weights learn in fp32, autocast makes copies that the backward pass needs."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = folders("llama", **CHANGES)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    tokens = torch.zeros(1, 8, dtype=torch.long)
+    count = Kept(model)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(count.pack, lambda kept: kept),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        model.model(tokens, use_cache=False)
+
+    shape = shape_read(folder)
+    work = Workload("sft", FULL | {"precision": precision}, Batch(1, 8, 8), CPU)
+    copies = sum(linear.weights for linear in shape.linears) * 2
+
+    assert copied_bytes(shape, work) == (copies if precision == "bf16" else 0)
+    assert (count.bytes > copies) == (precision == "bf16")
+
+
+def test_gradients_on_a_gpu_are_there_with_the_batch_where_they_are_summed(folders):
+    shape = shape_read(folders("llama"))
+
+    def found(rows: int, tokens: int = 64, **changes: Any) -> Memory:
+        batch = Batch(rows, rows * tokens, tokens)
+        work = Workload("sft", FULL | changes, batch, Target("cuda", half=True))
+        return memory_forecast(shape, work)
+
+    # A large batch has its most at the end of the forward pass, a small one at that of the backward pass.
+    assert found(64).moment == "learning"
+    assert "gradients" not in found(64).parts
+    assert "gradients" in found(64, gradient_accumulation_steps=2).parts
+    assert found(64, devices=2).parts["gradients"] == 4 * shape.parameters
+    assert found(1, 1).parts["gradients"] == 4 * shape.parameters
+    assert found(1, 1).moment == "stepping"
+
+
+def test_an_evaluation_takes_one_layer_of_its_batch(folders):
+    shape = shape_read(folders("llama", **CHANGES))
+    given = LORA | {"max_tokens": 64, "evaluation_split": 0.1}
+    more = {"more": {"per_device_eval_batch_size": 512}}
+    rows: dict[str, Any] = {"rows": {"40": 900, "90": 100}, "prompts": {}}
+    usual = evaluation_batch(shape, "dpo", given, CPU, **rows)
+    large = evaluation_batch(shape, "dpo", given | more, CPU, **rows)
+    work = Workload("dpo", given, Batch(4, 4 * 64, 64), CPU)
+
+    assert usual == Batch(4, 4 * 64, 64)
+    assert large == Batch(512, 512 * 64, 64)
+    plain = memory_forecast(shape, work)
+    assert memory_forecast(shape, replace(work, evaluation=usual)).total == plain.total
+    evaluated = memory_forecast(shape, replace(work, evaluation=large))
+    assert evaluated.moment == "evaluating"
+    assert evaluated.total > plain.total
+    assert "gradients" not in evaluated.parts
+
+
 def test_memory_counts_what_the_engine_measures():
     """On a GPU torch's own count leaves CUDA's context out, and so does what is compared with it."""
     linears = ()
@@ -289,9 +447,12 @@ def test_memory_counts_what_the_engine_measures():
         linears=linears,
         layer_weights=900,
         fused_norms=True,
+        norms=2,
+        experts=0,
         query_norms=False,
         stored_dtype="BF16",
         caps_attention=False,
+        has_sdpa=True,
         targets=lambda wanted: linears,
     )
     on_gpu = memory_forecast(shape, Workload("sft", LORA, Batch(1, 4, 4), Target("cuda", True)))  # type: ignore[arg-type]
@@ -346,7 +507,7 @@ def middling(tmp_path_factory):
 
 
 @pytest.mark.parametrize("adapter", ["lora", "none"])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", others_long(RECIPES))
 def test_a_real_train_takes_what_was_forecast(middling, tmp_path, warm, recipe, adapter):
     """Every method with an adapter and with all weights, two steps each. The formulas leave 15 %."""
     from engine.chat.lengths import count, examples_by_line
@@ -381,7 +542,7 @@ def test_a_real_train_takes_what_was_forecast(middling, tmp_path, warm, recipe, 
     lengths = count(renderer, examples_by_line(run / "data.jsonl", "jsonl", form, {}))
     shape = shape_read(middling)
     batch = largest_batch(
-        shape, recipe, parameters, rows=lengths["rows"], prompts=lengths["prompts"], steps=2
+        shape, recipe, parameters, CPU, rows=lengths["rows"], prompts=lengths["prompts"], steps=2
     )
     memory = memory_forecast(shape, Workload(recipe, parameters, batch, CPU))
 

@@ -36,6 +36,7 @@ from engine.proof.reference import Reference, reference_make
 from engine.proof.request import ProofRequest
 from engine.publish.older import json_change
 from tests.engine.gguf_files import bpe_model, sentencepiece_model, stored_as
+from tests.marks import others_long
 from tests.tiny import tiny_model
 
 SNAPSHOTS = CONVERTER / "tests" / "snapshots"
@@ -120,7 +121,7 @@ def failures(out: Path, model: Path, reference: Reference) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["llama", "mistral", "qwen2", "qwen2_moe", "qwen3", "gemma"]
+    "architecture", others_long(["llama", "mistral", "qwen2", "qwen2_moe", "qwen3", "gemma"])
 )
 def test_llama_cpp_answers_as_transformers_does(architecture, smollm2_tokenizer, tmp_path):
     """One of them with a published tokenizer."""
@@ -136,6 +137,7 @@ def test_llama_cpp_answers_as_transformers_does(architecture, smollm2_tokenizer,
     assert failures(out, model, reference_make(model)) == {}
 
 
+@pytest.mark.long
 def test_what_llama_cpp_does_not_know_is_refused(tmp_path):
     """A tokenizer that it would split otherwise, and an architecture."""
     model = tiny_model(tmp_path / "model")
@@ -197,6 +199,7 @@ def quantised(source: GGUFReader, out: Path, quantization: str) -> Path:
     return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("quantization", [name for name in QUANTIZATIONS if name != "bf16"])
 def test_each_quantisation_passes_its_proof(quantization, wide, reference, unquantised, tmp_path):
     out = quantised(unquantised, tmp_path / "out", quantization)
@@ -266,6 +269,7 @@ def test_what_goes_wrong_is_found(harm, wide, reference, unquantised, tmp_path):
     assert WRONG[harm] in {check.name for check in checks if not check.passed}
 
 
+@pytest.mark.long
 def test_no_base_model_is_named_and_any_name_is_taken(wide, tmp_path):
     model = Path(shutil.copytree(wide, tmp_path / "model"))
     card = "---\nlicense: mit\nbase_model: secret-org/secret-base\nbase_model_relation: finetune\n---\n"
@@ -348,6 +352,7 @@ def run_program(capsys, *arguments: str) -> tuple[int, list[dict]]:
     return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.long
 def test_the_program_says_how_far_it_is_and_leaves_a_whole_folder(wide, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     code, said = run_program(capsys, "gguf", wide, out, "--quantization", "q4_k_m")

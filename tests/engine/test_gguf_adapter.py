@@ -40,6 +40,7 @@ def adapter_made(base: Path, folder: Path, **options) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["gemma2", "qwen2"])
 def test_an_adapter_on_its_base_answers_as_trained(tmp_path, family):
     """Rank-stabilised, which GGUF does not know by itself."""

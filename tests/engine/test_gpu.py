@@ -69,10 +69,11 @@ def test_methods_of_pairs_in_half_precision(tiny, tmp_path, recipe):
     assert done.code == 0, done.last
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 @pytest.mark.parametrize("recipe", ["grpo", "ppo"])
-def test_methods_that_write_in_half_precision(tiny, tmp_path, recipe, adapter):
-    done = rewarded(tmp_path / "run", tiny, recipe, adapter=adapter, **HALF)
+def test_methods_that_write_in_half_precision(tiny, tmp_path, recipe, adapter, precision):
+    done = rewarded(tmp_path / "run", tiny, recipe, adapter=adapter, precision=precision)
     assert done.code == 0, done.last
 
 

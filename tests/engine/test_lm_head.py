@@ -105,6 +105,7 @@ def test_a_model_that_has_a_weight_for_routers_and_no_experts_trains(tmp_path):
     assert run.code == 0, run.last
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["mixtral", "granitemoe"])
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 @pytest.mark.parametrize("asked", [False, True], ids=["not asked", "asked"])

@@ -79,6 +79,7 @@ ADAPTERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_is_the_base_model_with_its_adapter_in_every_family(tmp_path, family):
     run = train(tmp_path / "run", family_model(tmp_path / "base", family), **SHORT).directory

@@ -106,6 +106,7 @@ def told(file: Path, name: str, out: Path) -> list[list[int]]:
     return llama_ask(LlamaQuestions(str(out), "", list(TEXTS), [], [[1]], 1, [[]], [])).tokens
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("known", NAMES, ids=NAMES.values())
 def test_llama_cpp_splits_as_the_tokenizer_that_is_recognised(known, vocabulary, file, tmp_path):
     patterns, is_whole = known

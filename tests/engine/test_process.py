@@ -97,6 +97,7 @@ def warm_process(tiny, tmp_path_factory) -> dict:
     return json.loads(report[1]) | {"directory": directory, "output": result.stdout}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
 def test_a_warm_process_has_not_started_the_threads_that_a_fork_would_lose(warm_process):
     """The first operation starts the pool, so none was run before."""
@@ -130,6 +131,7 @@ def test_a_train_forked_from_a_warm_process_finishes_and_imports_next_to_nothing
     assert len(warm_process["late"]) < 40, warm_process["late"]
 
 
+@pytest.mark.long
 def test_a_signal_stops_a_train_like_the_stop_file(tiny, tmp_path, warm):
     directory = prepare(tmp_path / "run", tiny, max_steps=100_000)
     process = warm.program(["engine", str(directory), "--in-place"])
@@ -144,6 +146,7 @@ def test_a_signal_stops_a_train_like_the_stop_file(tiny, tmp_path, warm):
     assert (directory / "model" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.long
 def test_the_log_is_for_people(tiny, tmp_path):
     directory = prepare(tmp_path / "run", tiny, max_steps=2, evaluation_split=0.2)
     result = subprocess.run(

@@ -9,6 +9,7 @@ gradients that are not exchanged, or rows that are counted twice, show from the 
 import errno
 import json
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -20,16 +21,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from engine.contract.rundir import (
     CHECKPOINTS,
     EXIT_FAILED,
     EXIT_FINISHED,
     EXIT_STOPPED,
+    Branch,
     Resource,
     all_events,
     checkpoint_is_whole,
     checkpoint_latest,
+    checkpoint_seal,
     checkpoints,
     file_sha256,
     rank_log,
@@ -42,13 +46,14 @@ from engine.distributed.evaluation import rounds
 from engine.distributed.launch import run_ranks
 from engine.distributed.ranks import Ranks
 from engine.messages.failures import DISK_FULL
-from engine.run.trainer import rank_options
+from engine.run.trainer import one_gpu_alone, rank_options
 from engine.schema.dpo import DpoParameters
 from engine.schema.kto import KtoParameters
 from engine.schema.registry import RECIPES
 from engine.schema.sft import SftParameters
 from tests.engine.runs import Run, prepare, toy_pairs, toy_rows
 from tests.warm import Program, Warm
+from training.train.branching import LEFT_BEHIND
 
 TOLERANCE = 1e-4
 # Weights move by up to the learning rate a step, 0.01; those with hardly a gradient in any direction.
@@ -264,6 +269,7 @@ def resume(warm: Warm, done: Run) -> Run:
     return run(warm, done.directory)
 
 
+@pytest.mark.long
 def test_a_killed_rank_ends_the_train_and_it_resumes_to_the_same(
     tiny, warm, tmp_path, uninterrupted
 ):
@@ -290,6 +296,43 @@ def test_a_killed_rank_ends_the_train_and_it_resumes_to_the_same(
     assert all((value == expected[name]).all() for name, value in weights(again).items())
 
 
+def test_the_last_batch_of_an_epoch_counts_on_all_ranks(tiny, warm, tmp_path):
+    """It is filled up: five rows are two steps of four, and a step of equal rows is worth as many
+    tokens as any."""
+    given = {"devices": 2, "batch_size": 2, "max_steps": 4, "logging_steps": 1}
+    directory = prepare(tmp_path / "run", tiny, 5 * toy_rows(1), **given)
+    done = run(warm, directory)
+    assert done.code == EXIT_FINISHED, log_of(done)
+    tokens = [
+        values["num_tokens"] for (split, _), values in curve(done).items() if split == "train"
+    ]
+    assert tokens == [step * tokens[0] for step in (1, 2, 3, 4)]
+
+
+def test_a_later_epoch_goes_on_in_its_own_order(tiny, warm, tmp_path):
+    """Rows are in another order in each epoch, which a resume in the middle of one goes on with."""
+    given = {"save_strategy": "steps", "save_every": 1, "save_total_limit": 9, "max_steps": 8}
+    given |= {"max_samples": 16, "evaluation_split": 0.0}
+    directory = directory_of(tmp_path / "run", tiny, "dpo", batch_size=2, devices=2, **given)
+    done = run(warm, directory)
+    assert done.code == EXIT_FINISHED, log_of(done)
+    (started,) = done.of("started")
+    middle = started["steps_per_epoch"] + 1
+    assert middle < done.last["step"] - 1
+    whole = curve(done)
+
+    for step, folder in checkpoints(directory):
+        if step > middle:
+            shutil.rmtree(folder)
+
+    again = resume(warm, done)
+    assert again.code == EXIT_FINISHED, log_of(again)
+    assert again.of("started")[-1]["resumed_from"] == middle
+    rows = {step: values["loss"] for (split, step), values in whole.items() if split == "train"}
+    assert again.losses() == pytest.approx(rows, rel=TOLERANCE)
+
+
+@pytest.mark.long
 def test_the_ranks_die_with_the_engine(tiny, warm, tmp_path):
     directory = long_train(tmp_path / "run", tiny, max_steps=4000)
     program = start(warm, directory)
@@ -312,6 +355,12 @@ def stop_by_signal(directory: Path, program: Program) -> None:
     os.kill(program.pid, signal.SIGTERM)
 
 
+def stop_all_at_once(directory: Path, program: Program) -> None:
+    """As a service manager does: the signal goes to all processes, and the engine passes it on."""
+    for pid in (*rank_pids(program), program.pid):
+        os.kill(pid, signal.SIGTERM)
+
+
 def stop_second_rank(directory: Path, program: Program) -> None:
     os.kill(rank_pids(program)[1], signal.SIGTERM)
 
@@ -322,6 +371,7 @@ def stop_second_rank(directory: Path, program: Program) -> None:
         (stop_by_file, "checkpoint"),
         (stop_by_signal, "evaluation"),
         (stop_second_rank, "metrics"),
+        (stop_all_at_once, "metrics"),
     ],
 )
 def test_a_stop_leaves_one_whole_checkpoint_and_a_model(tiny, warm, tmp_path, how, when):
@@ -397,6 +447,34 @@ def test_the_end_of_the_time_ends_both(tiny, warm, tmp_path):
     assert checkpoint_is_whole(directory / CHECKPOINTS / f"checkpoint-{checkpoint['step']}")
     assert (directory / "model" / "adapter_model.safetensors").exists()
     events_are_in_order(done)
+
+
+@pytest.mark.long
+def test_a_branch_of_a_split_model_begins_with_its_weights(tiny, warm, tmp_path):
+    module, case = "tests.engine.split_on_processors", "sft, all weights, split"
+    given = {"devices": 2, "batch_size": 2, "max_steps": 2, "save_strategy": "end"}
+    first = run(warm, directory_of(tmp_path / "first", tiny, case, **given), module)
+    assert first.code == EXIT_FINISHED, log_of(first)
+    ((step, checkpoint),) = checkpoints(first.directory)
+
+    given |= {"learning_rate": 1e-12, "max_steps": 1}
+    directory = directory_of(tmp_path / "second", tiny, case, **given)
+    start = directory / "start"
+    ignored = shutil.ignore_patterns(*LEFT_BEHIND)
+    shutil.copytree(checkpoint, start, ignore=ignored)
+    checkpoint_seal(start)
+    branch = Branch(run_id=1, step=step, path=str(start))
+    write_spec(directory, replace(read_spec(directory), branch=branch))
+
+    second = run(warm, directory, module)
+    assert second.code == EXIT_FINISHED, log_of(second)
+    name = Path("model") / "model.safetensors"
+    learned, begun, base = (
+        load_file(folder / file)
+        for folder, file in ((first.directory, name), (second.directory, name), (tiny, name.name))
+    )
+    assert any(not torch.allclose(learned[key], base[key].float()) for key in learned)
+    assert all(torch.allclose(learned[key], begun[key], atol=1e-6) for key in learned)
 
 
 def test_a_rank_that_fails_says_why(tiny, warm, tmp_path):
@@ -484,6 +562,13 @@ def test_weights_that_a_step_passes_by_are_looked_for_beside_checkpointing_too()
     )
     options = rank_options(job, SimpleNamespace(config=config))
     assert options["ddp_find_unused_parameters"]
+
+
+def test_a_process_computes_on_one_gpu_however_many_it_sees(tmp_path):
+    options = TrainingArguments(tmp_path, per_device_train_batch_size=3, use_cpu=True)
+    options._n_gpu = 4
+    assert options.train_batch_size == 12
+    assert one_gpu_alone(options).train_batch_size == 3
 
 
 def test_a_rank_whose_disk_is_full_says_so(tmp_path):

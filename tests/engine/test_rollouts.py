@@ -8,7 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.contract.rundir import Resource, file_sha256
+from engine.contract.rundir import Resource, file_sha256, held_out_read
 from engine.recipes.ppo_trainer import PpoTrainer
 from engine.schema.registry import RECIPES
 from tests.engine.runs import toy_rows, train
@@ -65,6 +65,7 @@ def test_rewards_get_the_rows_of_the_dataset(tiny, tmp_path, recipe):
     assert 0 <= step["rewards/text_similarity/mean"] < 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", RECIPES_HERE)
 def test_the_reward_rises(tiny, tmp_path, recipe):
     steps = {"grpo": 30, "ppo": 60}[recipe]
@@ -85,6 +86,22 @@ def test_the_reward_rises(tiny, tmp_path, recipe):
             len(series(done, name)) >= steps / 2
             for name in ("value_loss", "policy_loss", "return", "kl")
         )
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_each_held_out_prompt_counts_once(tiny, tmp_path, size):
+    """Also where they do not fill the last batch."""
+    source = HEAD + "return [float(row['messages'][0]['content'][5:-1]) for row in rows]\n"
+    given = {"batch_size": size, "max_steps": 1, "evaluation_split": 0.11, "evaluation_every": 1.0}
+    done = run(tmp_path / "run", tiny, "ppo", source=source, **given)
+    assert done.code == 0, done.last
+    numbers = held_out_read(done.directory)
+    assert numbers is not None
+    assert len(numbers) % size
+    rows = [json.loads(line) for line in (done.directory / "data.jsonl").read_text().splitlines()]
+    asked = [rows[number]["messages"][0]["content"] for number in numbers]
+    expected = sum(float(text[5:-1]) for text in asked) / len(asked)
+    assert series(done, "eval_reward", "eval")[0] == pytest.approx(expected)
 
 
 def test_the_values_come_to_foretell_the_rewards(tiny, tmp_path):

@@ -268,6 +268,7 @@ def test_parquet_that_unpacks_to_many_times_its_size_is_refused(tmp_path, monkey
 LONG = b"x" * (ROW_LIMIT_BYTES + (2 << 20))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "content"),
     [

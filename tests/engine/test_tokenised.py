@@ -142,6 +142,7 @@ def test_answers_that_are_compared_are_kept_too(run, tmp_path, recipe, format, r
     assert count_again <= count - 24
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "given",
     [

@@ -13,6 +13,8 @@ from exports.services import export_add, export_deliver, export_retry
 from tests.hub_server import TOKEN, Hub
 from tests.ollama_server import FakeOllama, running_ollama
 
+pytestmark = pytest.mark.long
+
 MODEL = Modelfile(model="tiny.gguf", template="{{ .Prompt }}", stops=("</s>",))
 
 

@@ -156,6 +156,7 @@ def test_one_that_took_its_worker_along_time_and_again_ends(export):
     assert "cut off several times" in export.error
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", ["Writing", "Comparing with the model"])
 def test_one_that_was_killed_begins_again_and_leaves_one(export, alice, monkeypatch, phase):
     """As a worker that is killed leaves it: the row in the middle, files half written."""
@@ -183,6 +184,7 @@ def test_one_that_was_killed_begins_again_and_leaves_one(export, alice, monkeypa
     assert not (export.folder / "making.tmp").exists()
 
 
+@pytest.mark.long
 def test_a_failed_one_is_tried_again(export, model, alice):
     shutil.move(model.path, model.path.with_name("aside"))
     assert made(export).status == "failed"

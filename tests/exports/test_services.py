@@ -38,7 +38,7 @@ def test_every_format_can_be_asked_for(model, alice):
 WRONG = [
     ({"format": "onnx"}, "format", "Choose one of"),
     ({"format": "gguf", "quantization": "q3_k"}, "quantization", "Choose one of"),
-    ({"format": "adapter", "quantization": "f16"}, "quantization", "has no quantization"),
+    ({"format": "adapter", "quantization": "f16"}, "quantization", "has no quantisation"),
     ({"format": "gguf", "shard_bytes": 10**9}, "shard_bytes", "Only safetensors"),
     ({"format": "safetensors", "shard_bytes": 5}, "shard_bytes", "100 MB to 50 GB"),
     ({"format": "safetensors", "shard_bytes": 10**12}, "shard_bytes", "100 MB to 50 GB"),

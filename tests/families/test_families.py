@@ -17,6 +17,7 @@ FEW = ("qwen3_moe", "qwen3_next", "mamba", "bert")
 MOST_WEIGHTS = 400_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FEW)
 def test_a_family_learns_what_plain_libraries_learn(family, tmp_path):
     verdict = family_walk(family, tmp_path)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from itertools import product
 
+import pytest
+
 from tests.routes import addresses
 from tests.training.conftest import make_train  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.long
 
 DIGITS = "9" * 5000
 ODD = ["foo", "9" * 30, "\x00\ud83d"]

@@ -13,6 +13,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from engine.publish.older import config_for_older, json_write
 from tests.interoperability.reader import HALVED
 
+pytestmark = pytest.mark.long
+
 THETA = {"rope_theta": 123456.0}
 LLAMA_3 = {
     "rope_type": "llama3",

@@ -22,6 +22,8 @@ from tests.engine.runs import train
 from tests.interoperability import reader
 from tests.tiny import tiny_tokenizer
 
+pytestmark = pytest.mark.long
+
 # Decoders of text alone, or the language part of those that see: what the platform trains.
 FAMILIES = [
     "apertus",

@@ -10,6 +10,8 @@ from tests.interoperability import reader
 from tests.models_app.gguf_file import write_gguf
 from tests.tiny import tiny_model
 
+pytestmark = pytest.mark.long
+
 TEXTS = ["<|im_start|>user\nHow are you, Zoë?<|im_end|>", "  1 + 1 = 2\n"]
 
 

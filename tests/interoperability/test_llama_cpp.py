@@ -12,6 +12,8 @@ from models_app.management.commands.smollm2_install import package_file
 from tests.engine.runs import toy_rows, train
 from tests.interoperability import reader
 
+pytestmark = pytest.mark.long
+
 QUESTIONS = ["Ball 7?", "What is the capital of France?", "Name three colours."]
 NEW = 16
 

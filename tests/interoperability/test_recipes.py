@@ -14,6 +14,8 @@ from tests.interoperability import reader
 from tests.interoperability.environments import ALL, Reader
 from tests.tiny import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.long
+
 LLAMA_3 = {
     "rope_type": "llama3",
     "factor": 8.0,

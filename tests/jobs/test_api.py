@@ -57,7 +57,7 @@ def test_a_job_says_where_it_stands_and_nothing_of_how_it_is_asked_for(api, make
         "status": "queued",
         "lane": "long",
         "priority": "normal",
-        "position": 2,
+        "position": 0,
         "phase": "",
         "progress": None,
         "attempt": 2,

@@ -1,6 +1,7 @@
 """Background work: who is next, what is ended, and what begins again."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -20,13 +21,16 @@ from core.store import jobs_folder
 from jobs import kinds, services
 from jobs import worker as worker_module
 from jobs.adding import job_add
+from jobs.devices.lost_workers import MARK, lost_mark_remove, worker_declare_lost
 from jobs.durations import run_seconds
 from jobs.kinds import DELIVERY_PAUSES, SHORT_PAUSES, Kind
-from jobs.models import Job
+from jobs.models import Job, JobQuerySet
+from jobs.queue import in_order
 from jobs.services import (
     job_cancel,
     job_claim,
     job_give_back,
+    job_put_off,
     job_stop,
     jobs_ahead,
     jobs_reconcile,
@@ -218,6 +222,46 @@ def test_what_a_lost_worker_was_at_begins_again(on_another_machine):
     assert claim().pk == job.pk
 
 
+@pytest.fixture
+def silent(settings):
+    """A job of a worker on another machine, from which nothing was heard for longer than the
+    limit."""
+    settings.HEARTBEAT_LIMIT_SECONDS = 60
+    add("a")
+    job = claim()
+    job.directory.mkdir(parents=True, exist_ok=True)
+    long_ago = timezone.now() - timedelta(seconds=61)
+    Job.objects.update(host="elsewhere", heartbeat_at=long_ago)
+    yield job
+    lost_mark_remove(job)
+
+
+def mark_aged(job, seconds):
+    path = job.directory / MARK
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"time": time.time() - seconds}))
+
+
+def test_a_worker_elsewhere_is_marked_first_and_lost_when_its_time_is_over(silent):
+    jobs_reconcile()
+    assert Job.objects.get().status == "running"
+    mark_aged(silent, 9)
+    jobs_reconcile()
+    assert Job.objects.get().status == "running"
+    mark_aged(silent, 10)
+    jobs_reconcile()
+    assert (Job.objects.get().status, Job.objects.get().resumes) == ("queued", 1)
+
+
+def test_a_worker_elsewhere_that_is_heard_again_keeps_its_work(silent):
+    """As after minutes without the database, where the watch looks before the worker is heard."""
+    jobs_reconcile()
+    mark_aged(silent, 10)
+    Job.objects.update(heartbeat_at=timezone.now())
+    jobs_reconcile()
+    assert Job.objects.get().status == "running"
+    assert not (silent.directory / MARK).exists()
+
+
 def test_what_is_worked_on_is_left_alone():
     add("a")
     claim()
@@ -303,9 +347,9 @@ def test_work_that_is_cancelled_while_it_runs_is_ended(worker, monkeypatch):
     add("a", kind="never_end")
     heartbeat = worker_module._heartbeat
 
-    def cancelled_meanwhile(job):
+    def cancelled_meanwhile(job, *more):
         assert job_cancel("a")
-        return heartbeat(job)
+        return heartbeat(job, *more)
 
     monkeypatch.setattr(worker_module, "_heartbeat", cancelled_meanwhile)
     worker.work_once()
@@ -317,13 +361,40 @@ def test_work_whose_subject_was_deleted_is_ended_without_a_word(worker, monkeypa
     add("a", kind="never_end")
     heartbeat = worker_module._heartbeat
 
-    def deleted_meanwhile(job):
+    def deleted_meanwhile(job, *more):
         services.job_drop("a")
-        return heartbeat(job)
+        return heartbeat(job, *more)
 
     monkeypatch.setattr(worker_module, "_heartbeat", deleted_meanwhile)
     worker.work_once()
     assert endings == []
+
+
+@pytest.mark.parametrize("begun_elsewhere", [False, True])
+def test_a_worker_that_is_cut_off_ends_its_work_once_it_is_declared_lost(
+    worker, monkeypatch, settings, begun_elsewhere
+):
+    settings.HEARTBEAT_LIMIT_SECONDS = 1
+    heartbeat = worker_module._heartbeat
+
+    def away(rows, **values):
+        raise OperationalError("the network is unreachable")
+
+    def cut_off(job, *more):
+        worker_declare_lost(job)
+        with monkeypatch.context() as patched:
+            patched.setattr(JobQuerySet, "update", away)
+            reason = heartbeat(job, *more)
+        if reason and begun_elsewhere:
+            Job.objects.update(host="elsewhere", attempt=2)
+        return reason
+
+    add("a", kind="never_end", limit=3)
+    monkeypatch.setattr(worker_module, "_heartbeat", cut_off)
+    worker.work_once()
+    job = Job.objects.get()
+    status = "running" if begun_elsewhere else "queued"
+    assert (job.status, job.attempt, job.resumes, job.error) == (status, 2, 0, "")
 
 
 def test_an_end_is_written_however_long_the_database_is_away(worker, monkeypatch):
@@ -539,6 +610,40 @@ def test_a_database_that_fails_while_the_end_is_written_loses_nothing(worker, mo
     assert Job.objects.get().status == expected.get(kind, "failed")
 
 
+@pytest.mark.parametrize("stopped_meanwhile", [False, True])
+def test_a_claim_whose_answer_was_lost_is_given_back(worker, monkeypatch, stopped_meanwhile):
+    """The database has stored it, and its worker, which is alive, does not know."""
+    transition = Job.transition
+    failures = iter([OperationalError("the connection was lost")])
+
+    def fail_after_the_claim(job, to, **values):
+        won = transition(job, to, **values)
+        if to == "running" and (failure := next(failures, None)):
+            raise failure
+        return won
+
+    add("a")
+    monkeypatch.setattr(Job, "transition", fail_after_the_claim)
+    with pytest.raises(OperationalError):
+        worker.work_once()
+    assert Job.objects.get().status == "running"
+
+    if stopped_meanwhile:
+        assert job_cancel("a")
+    worker.work_once()
+    job = Job.objects.get()
+    assert (job.status, job.resumes) == ("stopped" if stopped_meanwhile else "finished", 0)
+
+
+def test_what_others_work_on_is_not_given_back_by_one_that_is_idle(worker):
+    for key, values in {"a": {"host": "elsewhere"}, "b": {"process": "1:1"}}.items():
+        add(key)
+        claim()
+        Job.objects.filter(key=key).update(**values)
+    assert not worker.work_once()
+    assert set(Job.objects.values_list("status", flat=True)) == {"running"}
+
+
 def test_a_kind_that_cannot_record_an_end_keeps_no_job_open(worker, monkeypatch):
     kinds._kinds["compute_for_ever"] = replace(
         kinds._kinds["compute_for_ever"], ended=f"{__name__}.fail"
@@ -585,11 +690,47 @@ def test_what_is_deleted_in_the_administration_takes_its_log_along(worker, clien
     assert not job.directory.exists()
 
 
+def put_off_all():
+    """As work that cannot go on now, each in turn; then as if its pause were over."""
+    while (job := claim()) is not None:
+        job_put_off(job, 30, "A train has the device.")
+    end_pause()
+
+
+def test_what_is_put_off_keeps_its_place_and_people_their_turns():
+    for number in range(3):
+        add(f"a{number}", ALICE)
+    add("b0", BOB)
+    order = list(in_order(Job.objects.all()).values_list("key", flat=True))
+    assert order == ["a0", "b0", "a1", "a2"]
+    for _ in range(2):
+        put_off_all()
+    assert all_in_order() == order
+
+
+def test_what_is_put_off_says_what_for_and_not_why_it_failed_before(worker, client, alice):
+    add("a", kind="fail")
+    worker.work_once()
+    Job.objects.update(error_advice="Wait.", owner=alice)
+    end_pause()
+    job_put_off(claim(), 30, "A train has the device.")
+    job = Job.objects.get()
+    assert (job.error_code, job.error, job.error_advice) == ("", "", "")
+
+    client.force_login(alice)
+    for address in ("/jobs/", job.get_absolute_url()):
+        page = client.get(address).content.decode()
+        assert "A train has the device." in page
+        assert "looks again at" in page
+        assert "tried again" not in page
+
+
 def test_a_pause_of_a_day_is_before_nobody(worker):
     add("failing", ALICE, kind="fail")
     worker.work_once()
     add("b", BOB)
     assert jobs_ahead("b") == 0
+    assert jobs_ahead("failing") is None
 
 
 def test_what_failed_before_of_a_kind_that_keeps_nothing_goes_with_its_log(worker):

@@ -19,8 +19,10 @@ from jobs.devices.launchers import cluster_name
 from jobs.devices.machines import devices_check, machines_note, machines_present, most_devices
 from jobs.devices.presence import lanes_present, seat_of, worker_state, workers_present
 from jobs.devices.sharing import minutes_held
+from jobs.devices.worker import DeviceWorker
 from jobs.models import DevicePolicy, Machine
 from tests.ray_server import TOKEN, Ray, running_ray
+from tests.training.claims import machine_of
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +179,34 @@ def test_a_watcher_ends_with_its_worker(redis):
     until(lambda: not process_mark(watcher))
 
 
+def test_a_worker_that_is_gone_is_awaited_for_a_while_and_no_longer(redis, monkeypatch):
+    """On a machine of this platform: of its two workers one ended a moment ago."""
+    redis.flushall()
+    monkeypatch.setattr(presence, "connection", lambda: redis)
+    monkeypatch.setattr(presence, "_own", {})
+    devices = machine_of(2).devices
+    workers = [DeviceWorker([name], name=name, connection=redis) for name in devices]
+    for worker in workers:
+        worker.device = devices[worker.name]
+        worker.devices = list(devices.values())
+        worker.mark = process_mark(os.getpid())
+        worker.heartbeat()
+
+    def there() -> tuple[list[str], int]:
+        (machine,) = worker_state().machines
+        return list(machine.devices), machine.coming
+
+    assert there() == (["cpu:0", "cpu:1"], 0)
+    redis.delete(f"{presence.KEY}{workers[1].name}")
+    assert there() == (["cpu:0"], 1)
+    assert seat_of(workers[0].name).machine.coming == 1
+
+    (remembered,) = redis.keys(f"{presence.RECENT}*cpu:1")
+    assert 0 < redis.ttl(remembered) <= presence.RECENT_SECONDS
+    redis.delete(remembered)
+    assert there() == (["cpu:0"], 0)
+
+
 def until(holds, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
@@ -237,18 +267,23 @@ def test_the_environment_of_an_engine_on_the_cluster(settings, monkeypatch):
     settings.RAY_ADDRESS, settings.RAY_TOKEN = "http://ray:8265", "secret"
     monkeypatch.setenv("DEEPEXTENSION_STORAGE", "s3://bucket/house")
     monkeypatch.setenv("DEEPEXTENSION_STORAGE_KEY", "key")
+    monkeypatch.setenv("AWS_PROFILE", "trains")
     assert cluster.cluster_environment() == {
         "DEEPEXTENSION_RAY_ADDRESS": "http://ray:8265",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "secret",
         "DEEPEXTENSION_STORAGE": "s3://bucket/house",
         "DEEPEXTENSION_STORAGE_KEY": "key",
+        "AWS_PROFILE": "trains",
     } | {
         name: value
         for name, value in cluster.cluster_environment().items()
-        if "proxy" in name.lower()
+        if "proxy" in name.lower() or (name.startswith("AWS_") and name != "AWS_PROFILE")
     }
     settings.RAY_TOKEN = ""
     settings.RAY_LEASE_SECONDS = 7
     assert cluster.cluster_environment()["DEEPEXTENSION_RAY_LEASE_SECONDS"] == "7"
     assert "RAY_AUTH_MODE" not in cluster.cluster_environment()
+
+    monkeypatch.setenv("DEEPEXTENSION_STORAGE", "file:///mnt/house")
+    assert "AWS_PROFILE" not in cluster.cluster_environment(), "a folder needs no key of Amazon's"

@@ -102,6 +102,25 @@ def test_a_place_counts_those_before_it_in_the_same_lane_and_everybodys(page, ma
     assert "1st Long tasks" in elsewhere
 
 
+def test_what_pauses_has_no_place_and_is_before_nobody(page, make_job):
+    due = timezone.now() + timedelta(minutes=5)
+    paused = [make_job(name=f"mail-{number}", due_at=due) for number in range(3)]
+    make_job(name="check", place=1)
+
+    waiting = {row.split()[0]: row for row in rows(soup(page), "waiting")}
+    assert "1st Short tasks" in waiting["check"]
+    assert "– Short tasks" in waiting["mail-0"]
+    assert "in line" not in words(soup(page, f"/jobs/{paused[0].number}/").select_one(".job-now"))
+
+    answer = page.post(f"/jobs/{paused[2].number}/move/", {"to": "front"})
+    assert "mail-2 was moved. It is paused" in said(answer)
+
+    Job.objects.update(due_at=timezone.now() - timedelta(seconds=1))
+    waiting = {row.split()[0]: row for row in rows(soup(page), "waiting")}
+    assert "1st Short tasks" in waiting["mail-2"]
+    assert "4th Short tasks" in waiting["check"]
+
+
 def test_what_failed_and_pauses_says_when_it_is_tried_again_and_why(page, make_job):
     make_job(due_at=timezone.now() + timedelta(minutes=5), error="The hub is away.", attempt=2)
     [row] = rows(soup(page), "waiting")
@@ -111,6 +130,22 @@ def test_what_failed_and_pauses_says_when_it_is_tried_again_and_why(page, make_j
     Job.objects.update(due_at=timezone.now() - timedelta(seconds=1))
     [row] = rows(soup(page), "waiting")
     assert "when its turn comes" in row
+
+
+@pytest.mark.parametrize(("attempt", "label"), [(1, "Ran"), (2, "Ran, all attempts")])
+def test_how_long_it_ran_is_said_of_all_attempts(page, make_job, attempt, label):
+    now = timezone.now()
+    begun = now - timedelta(seconds=30)
+    job = make_job(
+        status=Status.FINISHED,
+        attempt=attempt,
+        earlier_seconds=60 * (attempt - 1),
+        started_at=begun,
+        finished_at=now,
+    )
+    figures = soup(page, f"/jobs/{job.number}/").select(".figure")
+    said = {words(figure.dt): words(figure.dd) for figure in figures}
+    assert said[label] == ("30 s" if attempt == 1 else "1 m 30 s")
 
 
 def test_what_waits_for_another_names_it_to_those_who_may_see_that(page, make_job, bob):
@@ -176,7 +211,7 @@ def test_the_list_is_narrowed_and_paged(page, make_job):
 
 def test_an_empty_page_says_what_will_be_there(page):
     found = soup(page)
-    assert "Nothing to do yet" in words(found)
+    assert "No jobs yet" in words(found)
     assert found.select("form[role=search]") == []
 
 

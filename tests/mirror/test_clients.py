@@ -76,6 +76,7 @@ def run(live_server, trained, alice, bob, tmp_path):
     return start
 
 
+@pytest.mark.long
 def test_models_and_adapters_are_pulled_by_name(run, trained, tmp_path):
     found = json.loads(run(sys.executable, "-c", PULL).splitlines()[-1])
     assert found["differs"] > 0.01

@@ -53,6 +53,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.long
 def test_trained_models_of_before_have_a_parent_and_a_version(tmp_path):
     env = os.environ | {
         "DEEPEXTENSION_HOME": str(tmp_path),

@@ -14,6 +14,8 @@ from models_app.models import BaseModel
 from models_app.services import model_add_hub, model_retry
 from tests.hub_server import COMMIT, TOKEN
 
+pytestmark = pytest.mark.long
+
 
 def download(alice, reference="org/tiny") -> BaseModel:
     model = model_add_hub(owner=alice, reference=reference)

@@ -177,7 +177,7 @@ def test_the_page_says_where_it_is_from(page, make_model, make_trained, alice):
         "at step 20",
         "cc0-1.0",
         "gemma",
-        "Built on it",
+        "Trained from this model",
         "Second · v1",
     ):
         assert words in text, words

@@ -153,7 +153,7 @@ def test_a_model_is_renamed_archived_restored_and_deleted(client, alice, make_mo
     model.refresh_from_db()
     assert model.archived_at is None
     answer = client.post(f"/models/{model.pk}/delete/", follow=True)
-    assert "Other and its files are gone." in answer.content.decode()
+    assert "Other and its files are deleted." in answer.content.decode()
     assert not BaseModel.objects.exists()
 
 

@@ -13,6 +13,8 @@ from openai.types.fine_tuning import FineTuningJob
 
 from tests.openai.conftest import chat_rows, pair_rows, prompt_rows
 
+pytestmark = pytest.mark.long
+
 ENDED = ("succeeded", "failed", "cancelled")
 # As small as they can be: hyperparameters of OpenAI's, and parameters of ours.
 SMALL = {"n_epochs": 1, "batch_size": 4, "sample_prompts": 0, "evaluation_split": 0.2}

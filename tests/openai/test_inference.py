@@ -29,6 +29,8 @@ from tests.engine.test_tokenizer_formats import settings_write
 from tests.live import ROOT, Platform
 from tests.openai.conftest import lines
 
+pytestmark = pytest.mark.long
+
 HELLO: Any = [{"role": "user", "content": "hello"}]
 SCHEMA = {
     "type": "object",

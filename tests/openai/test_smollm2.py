@@ -9,6 +9,8 @@ from openai import BadRequestError, OpenAI
 from models_app.management.commands.smollm2_install import SLUG
 from tests.openai.conftest import lines
 
+pytestmark = pytest.mark.long
+
 CODE = "K7-Blue-Harbour"
 # One answer to one question, which the model cannot know before.
 ROWS = lines(

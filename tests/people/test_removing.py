@@ -14,6 +14,7 @@ from core.store import trials_folder
 from datasets_app.models import Dataset
 from jobs.models import Notice
 from openai_api.models import File, FineTuningJob, Upload
+from people.holdings import uses_by_others
 from people.models import PersonRemoval
 from people.removing import person_remove, removals_finish
 from sweeps.models import Sweep
@@ -257,6 +258,16 @@ def test_a_reward_model_stays_while_the_train_of_another_learns_from_it(world, b
     person_remove(person=world.owner, by=olga, delete_data=True, hand_over_to=carol)
     assert set(owners()["TrainRun"]) == {"bob", "carol"}
     assert world.run.directory.exists()
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "finished"])
+def test_a_train_stays_for_which_the_train_of_another_waits(world, bob, olga, status):
+    TrainRun.objects.filter(pk=world.run.pk).update(status=status)
+    own = {"method": world.run.method, "base_model": world.model, "dataset": world.dataset}
+    run = TrainRun.objects.create(owner=bob, name="b", parameters={}, starts_after=world.run, **own)
+    used = [use for use in uses_by_others(world.owner) if isinstance(use.row, TrainRun)]
+    expected = [] if status == "finished" else [(world.run, run)]
+    assert [(use.row, use.by) for use in used] == expected
 
 
 def test_nobody_removes_themselves_the_last_superuser_or_whoever_has_more_rights(
@@ -546,3 +557,15 @@ def test_a_chain_that_needs_nothing_any_more_keeps_nothing(world, bob, olga):
     Stage.objects.create(chain=chain, position=1, dataset=world.dataset)
     assert person_remove(person=world.owner, by=olga, delete_data=True) is None
     assert Stage.objects.get().dataset is None
+
+
+@pytest.mark.parametrize("status", ["failed", "finished"])
+def test_a_train_for_which_an_order_of_somebody_else_waits_is_kept(world, bob, status):
+    TrainRun.objects.filter(pk=world.run.pk).update(status=status)
+    waits = {"owner": bob, "status": "running", "starts_after": world.run}
+    made = {"space": {}, "metric": "reward", "search": "grid", "budget_trains": 2}
+    orders = [Sweep.objects.create(name="s", **waits, **made), Chain.objects.create(**waits)]
+    Stage.objects.create(chain=orders[1], position=1)
+
+    used = [use.by for use in uses_by_others(world.owner)]
+    assert used == ([] if status == "finished" else orders)

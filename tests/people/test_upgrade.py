@@ -9,6 +9,8 @@ import pytest
 
 from tests.live import ROOT
 
+pytestmark = pytest.mark.long
+
 # In a process of its own, on a database of its own: made as it stood before, filled, and upgraded.
 UPGRADE = """
 import json, django

@@ -249,7 +249,7 @@ def test_made_again_it_is_the_next_version(judged, alice, make_conversation):
 
 
 def test_nothing_makes_no_dataset(make_conversation, alice, client):
-    with pytest.raises(UserError, match="nothing yet"):
+    with pytest.raises(UserError, match="no feedback for"):
         dataset_make(by=alice, form="kto")
 
     client.force_login(alice)

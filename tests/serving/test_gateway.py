@@ -29,6 +29,8 @@ from serving.gateway.prepared import NOT_COMPARED
 from serving.leases import lease
 from tests.serving.conftest import closing
 
+pytestmark = pytest.mark.long
+
 QUESTION = {
     "model": 'who"ever/1',
     "messages": [{"role": "user", "content": "What colour is the sky?"}],

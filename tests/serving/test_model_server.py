@@ -259,7 +259,7 @@ def test_people_who_ask_another_model_do_not_wait_for_the_end_of_a_batch(quick, 
 
 
 async def step_often(server):
-    """As the gateway's house-keeping does."""
+    """As the gateway's housekeeping does."""
     while True:
         await asyncio.sleep(0.05)
         server.step()

@@ -77,7 +77,7 @@ def test_operators_see_what_is_loaded(client, otto, alice, loaded):
 
     body = client.get("/api/v1/serving/").json()
     assert body["models"][0]["title"] == "alices model"
-    assert body["preparing"][0]["title"] == "A model of somebody else"
+    assert body["preparing"][0]["title"] == "Somebody else's model"
     assert (body["rule"], body["rule_now"]) == ("automatic", "share")
 
 

@@ -44,6 +44,8 @@ from engine.storage.trees import object_name, tree_of
 from tests.engine.runs import prepare, toy_rows
 from tests.storage.servers import Proxy
 
+pytestmark = pytest.mark.long
+
 WAITING_SECONDS = 60
 # Of one side alone.
 OWN = {

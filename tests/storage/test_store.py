@@ -155,6 +155,7 @@ def test_what_was_there_is_replaced(store):
     assert store.get_bytes("name") == b"second, longer"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("content", [b"hal", b"HALF AN OBJECT", b""])
 def test_half_an_object_is_fetched_again_and_then_refused(store, put_past, tmp_path, content):
     store.put_bytes(b"half an object", "name")
@@ -421,6 +422,7 @@ def test_settings_that_cannot_be_read_are_refused(given, words):
         StorageSettings.from_environment(environment)
 
 
+@pytest.mark.long
 def test_settings_go_through_the_environment(settings_of_storage):
     assert StorageSettings.from_environment({}) is None
     environment = settings_of_storage.as_environment()

@@ -30,6 +30,8 @@ from tests.training.conftest import make_train  # noqa: F401 - a fixture
 from tests.warm import Program, Warm
 from training.work.ingest import ingest
 
+pytestmark = pytest.mark.long
+
 GIVEN = {
     "max_steps": 150,
     "logging_steps": 1,

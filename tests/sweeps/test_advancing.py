@@ -18,10 +18,12 @@ from core.errors import UserError
 from core.ownership import owner_set
 from datasets_app.services import dataset_delete
 from jobs.models import IllegalTransition, Machine
+from methods.changes import method_save
 from methods.models import TrainingMethod
 from methods.schema import method_fields
 from sweeps.advancing import sweep_advance, sweeps_advance
 from sweeps.models import Sweep, Trial
+from sweeps.progress import trial_seconds
 from sweeps.ranking import best_trial
 from sweeps.services import (
     sweep_continue,
@@ -32,7 +34,7 @@ from sweeps.services import (
 )
 from sweeps.space import space_of, values_key
 from sweeps.standing import sweep_activity
-from sweeps.study import Past, Plan, values_ask
+from sweeps.study import Past, Plan, prune_ask, values_ask
 from tests.chains.conftest import dataset_make
 from tests.sweeps.conftest import (
     RATES,
@@ -154,8 +156,10 @@ def test_higher_is_better_where_the_metric_says_so(make_sweep):
     }
 
 
-def test_trains_of_other_lengths_are_compared_where_the_same_share_is_done(make_sweep):
-    """Twice the batch is half the steps: step 10 of 20 stands beside step 20 of 40."""
+@pytest.mark.parametrize("steps", [20, 28])
+def test_trains_of_other_lengths_are_compared_where_the_same_share_is_done(make_sweep, steps):
+    """Step 10 of 20 stands beside step 20 of 40; step 10 of 28 is at 35 per cent, where trains of 40
+    steps that are evaluated at each quarter have no report."""
     space = {"batch_size": {"values": [1, 2, 4]}}
     sweep = make_sweep(space=space, pruner="median")
     for value in (1.0, 1.1):
@@ -165,7 +169,7 @@ def test_trains_of_other_lengths_are_compared_where_the_same_share_is_done(make_
     advance(sweep)
     (last,) = waiting(sweep)
     run_begin(last.run)
-    TrainRun.objects.filter(pk=last.run.pk).update(total_steps=20)
+    TrainRun.objects.filter(pk=last.run.pk).update(total_steps=steps)
     report(last.run, 10, 5.0)
     advance(sweep)
     last.refresh_from_db()
@@ -192,6 +196,48 @@ def test_a_metric_of_every_step_is_pruned_by_its_means(make_sweep):
     last.refresh_from_db()
     assert last.state == State.PRUNED
     assert "train loss 2 was above the median" in last.reason
+
+
+def test_a_train_that_keeps_its_best_counts_with_the_checkpoint_that_it_keeps(make_sweep):
+    """Evaluations come more often than checkpoints: the best one may have left no model."""
+    sweep = make_sweep(parameters={"keep_best": True})
+    advance(sweep)
+    first = waiting(sweep)[0]
+    run_begin(first.run)
+    for step, value in ((10, 0.9), (20, 1.4), (40, 1.6)):
+        report(first.run, step, value)
+    run_end(first.run, best_value=0.9, best_step=10, outcome={"step": 40, "model_step": 20})
+    advance(sweep)
+    assert trials(sweep)[0].value == 1.4
+
+
+@pytest.mark.parametrize(
+    ("keeps_best", "expected"), [(False, 2.5), (True, 1.5)], ids=["last", "kept"]
+)
+def test_a_metric_of_every_step_counts_with_its_last_mean(make_sweep, keeps_best, expected):
+    """One lucky batch at the end makes no best train."""
+    sweep = make_sweep(metric="loss", parameters={"keep_best": keeps_best})
+    advance(sweep)
+    run = waiting(sweep)[0].run
+    run_begin(run)
+    for step in range(1, 41):
+        base = 1.5 if step <= 20 else 2.5
+        report(run, step, base + (0.5 if step % 2 else -0.5), "loss")
+    run_end(run, outcome={"step": 40, "model_step": 20 if keeps_best else 40})
+    advance(sweep)
+    assert trials(sweep)[0].value == expected
+
+
+def test_a_train_whose_loss_is_no_number_at_the_end_has_none(make_sweep):
+    sweep = make_sweep(metric="loss")
+    advance(sweep)
+    run = waiting(sweep)[0].run
+    run_begin(run)
+    for step in range(1, 41):
+        report(run, step, 1.0 if step < 39 else None, "loss")
+    run_end(run)
+    advance(sweep)
+    assert trials(sweep)[0].reason == "It reported no train loss."
 
 
 def test_no_more_trains_wait_than_make_sense(make_sweep, workers):
@@ -364,6 +410,60 @@ def test_combinations_that_no_train_can_have_are_no_failures_in_a_row(make_sweep
     )
 
 
+def test_refused_combinations_do_not_use_up_the_budget(make_sweep, monkeypatch):
+    space = {"learning_rate": {"values": [1e-4, 2e-4, 3e-4, 4e-4, 5e-4]}}
+    real = sweeps.advancing.train_create
+    refused: list[float] = []
+
+    def create(**values):
+        rate = values["parameters"]["learning_rate"]
+        if len(refused) < 2:
+            refused.append(rate)
+            raise UserError({"learning_rate": ["Too high for this model."]})
+        return real(**values)
+
+    monkeypatch.setattr(sweeps.advancing, "train_create", create)
+    sweep = make_sweep(space=space, budget_trains=3)
+    advance(sweep)
+    assert sweep_activity(sweep) == "2 of 3 trains: 2 waiting."
+    all_trained(sweep, score)
+    states = [trial.state for trial in trials(sweep)]
+    assert states == [State.FAILED] * 2 + [State.COMPLETE] * 3
+    assert sweep.reason == "Its budget of 3 trains is used up."
+
+    refused.clear()
+    sweep = make_sweep(space=space)
+    all_trained(sweep, score)
+    assert len(trials(sweep)) == 5
+    assert sweep.reason == "Every combination was tried."
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "made"),
+    [
+        ({}, "Every combination was tried.", "2 of 3 trains"),
+        ({"budget_trains": 50}, "Every combination was tried.", "2 of 3 trains"),
+        ({"budget_trains": 2}, "Its budget of 2 trains is used up.", "2 of 2 trains"),
+        ({"budget_hours": 9.0}, "Every combination was tried.", "2 trains"),
+        (
+            {"space": SPACES["random"], "search": "random", "budget_hours": 9.0},
+            "A sweep makes at most 4 trains.",
+            "2 trains",
+        ),
+    ],
+    ids=str,
+)
+def test_what_was_given_alone_is_its_budget(make_sweep, settings, changes, reason, made):
+    settings.SWEEP_TRAINS = 4
+    if changes.get("budget_trains") == 50:
+        settings.SWEEP_TRAINS = 50
+    sweep = make_sweep(**changes)
+    advance(sweep)
+    assert sweep_activity(sweep) == f"{made}: 2 waiting."
+    all_trained(sweep, score)
+    assert (sweep.status, sweep.reason) == (Status.SUCCEEDED, reason)
+
+
 def test_what_does_not_fit_waits_while_a_machine_is_away(make_sweep, monkeypatch):
     machine = Machine.objects.create(
         host="big", slot="0", kind="cuda", devices=1, seen_at=timezone.now()
@@ -428,6 +528,88 @@ def test_what_is_not_about_the_values_stops_it_at_once(make_sweep, alice, bob, m
     monkeypatch.undo()
 
 
+GPU = {"name": "w2", "host": "far", "process": "", "device": {"kind": "cuda", "name": "GPU"}}
+
+
+def test_what_was_not_chosen_is_the_same_for_all_its_trains(make_sweep, workers):
+    """The usual values are others on a GPU, of which there is one meanwhile."""
+    sweep = make_sweep()
+    advance(sweep)
+    workers[:] = [GPU]
+    all_trained(sweep, score)
+    shared = [
+        {name: value for name, value in trial.run.parameters.items() if name != "learning_rate"}
+        for trial in trials(sweep)
+    ]
+    assert len(shared) == 3
+    assert shared[0] == shared[1] == shared[2]
+
+
+@pytest.mark.parametrize("values", [[None, 10], [10, 20]])
+def test_max_steps_can_be_swept_beside_usual_epochs(make_sweep, values):
+    sweep = make_sweep(space={"max_steps": {"values": values}})
+    all_trained(sweep, lambda values, step: 1.0)
+    assert sweep.status == Status.SUCCEEDED
+    assert [trial.run.parameters["max_steps"] for trial in trials(sweep)] == values
+    assert {trial.state for trial in trials(sweep)} == {State.COMPLETE}
+
+
+def test_alpha_follows_the_rank_of_each_train(make_sweep):
+    sweep = make_sweep(space={"lora_rank": {"values": [4, 8]}})
+    all_trained(sweep, lambda values, step: 1.0)
+    alphas = [trial.run.parameters["lora_alpha"] for trial in trials(sweep)]
+    single = make_sweep(space=RATES, parameters={"lora_rank": 8})
+    all_trained(single, score)
+    assert alphas[1] == trials(single)[0].run.parameters["lora_alpha"]
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_new_version_of_its_method_is_not_mixed_with_the_old_one(make_sweep, is_old):
+    sweep = make_sweep()
+    if is_old:
+        Sweep.objects.update(method_version=None)
+    advance(sweep)
+    method_save(sweep.method, overrides={"weight_decay": {"default": 0.05}})
+    run_end(waiting(sweep)[0].run, "stopped")
+    advance(sweep)
+    if is_old:
+        assert (sweep.status, len(trials(sweep))) == (Status.RUNNING, 3)
+        return
+
+    assert sweep.status == Status.STOPPED
+    assert "was changed: its trains are of version 1" in sweep.reason
+    assert TrainRun.objects.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "is_about_it"),
+    [
+        ("rewards", False),
+        ("devices", False),
+        ("weight_decay", False),
+        ("dataset", False),
+        ("learning_rate", True),
+        # A rule may name another setting because of one that differs.
+        ("target_modules", True),
+    ],
+)
+def test_a_refusal_of_what_all_trains_share_stops_it_at_once(
+    make_sweep, monkeypatch, field, is_about_it
+):
+    sweep = make_sweep(parameters={"weight_decay": 0.1})
+    advance(sweep)
+    type(sweep.method).objects.update(overrides={"weight_decay": {"maximum": 0.05}})
+
+    def refuse(**values):
+        raise UserError({field: ["It is gone."]})
+
+    monkeypatch.setattr(sweeps.advancing, "train_create", refuse)
+    run_end(waiting(sweep)[0].run, "stopped")
+    advance(sweep)
+    assert (trials(sweep)[-1].state == State.FAILED) == is_about_it
+    assert sweep.reason == ("" if is_about_it else "Train 3 cannot start: It is gone.")
+
+
 # People
 
 
@@ -471,6 +653,32 @@ def test_it_is_paused_stopped_and_continued(make_sweep, alice):
         sweep.transition(Status.RUNNING)
 
 
+def test_a_combination_without_a_train_is_forgotten_by_a_stop_and_asked_again(
+    make_sweep, alice, monkeypatch
+):
+    sweep = make_sweep()
+    advance(sweep)
+
+    def refuse(**values):
+        raise UserError("The disk is full.", code="disk_full", status=507)
+
+    real = sweeps.advancing.train_create
+    monkeypatch.setattr(sweeps.advancing, "train_create", refuse)
+    # The first one has to be made anew, and its number comes before that of the second.
+    first = trials(sweep)[0]
+    Trial.objects.filter(pk=first.pk).update(run=None, began_at=None)
+    advance(sweep)
+    assert sweep.status == Status.STOPPED
+    assert [trial.number for trial in trials(sweep)] == [2]
+
+    monkeypatch.setattr(sweeps.advancing, "train_create", real)
+    sweep_continue(sweep=sweep, by=alice)
+    all_trained(sweep, score)
+    assert sweep.reason == "Every combination was tried."
+    assert [trial.number for trial in trials(sweep)] == [2, 3, 4]
+    assert first.values in [trial.values for trial in trials(sweep)]
+
+
 def test_a_train_that_a_person_stops_is_no_failure_and_no_result(make_sweep, alice):
     sweep = make_sweep()
     advance(sweep)
@@ -481,7 +689,7 @@ def test_a_train_that_a_person_stops_is_no_failure_and_no_result(make_sweep, ali
     assert [trial.state for trial in trials(sweep)] == [State.STOPPED] * 3
     # Nor has a sweep succeeded of which nothing has.
     assert sweep.status == Status.STOPPED
-    assert sweep.reason == "Its budget of 3 trains is used up. None has succeeded."
+    assert sweep.reason == "Every combination was tried. None has succeeded."
     assert best_trial(sweep, trials(sweep)) is None
 
 
@@ -541,6 +749,71 @@ def test_continue_leaves_trains_that_have_changed_hands(make_sweep, alice, bob, 
     assert rows[own.pk].run.status == "queued"
 
 
+def test_continue_keeps_a_result_whose_train_was_deleted(make_sweep, alice):
+    sweep = make_sweep()
+    advance(sweep)
+    first = waiting(sweep)[0]
+    run_begin(first.run)
+    sweep_stop(sweep=sweep, by=alice)
+    report(first.run, 40, 1.5)
+    run_end(first.run)
+    advance(sweep)
+    train_delete(run=TrainRun.objects.get(pk=first.run_id), by=alice)
+    sweep_continue(sweep=sweep, by=alice)
+    advance(sweep)
+    first.refresh_from_db()
+    assert (first.state, first.value, first.run, first.is_halted) == (
+        State.COMPLETE,
+        1.5,
+        None,
+        False,
+    )
+
+
+def test_a_train_for_which_a_sweep_waits_is_not_deleted(make_sweep, alice):
+    first = make_sweep()
+    advance(first)
+    before = waiting(first)[0].run
+    sweep = make_sweep(starts_after=before)
+    sweep_stop(sweep=first, by=alice)
+    before.refresh_from_db()
+    with pytest.raises(UserError, match="A sweep waits until this train has succeeded"):
+        train_delete(run=before, by=alice)
+
+    sweep_stop(sweep=sweep, by=alice)
+    train_delete(run=before, by=alice)
+
+
+@pytest.mark.parametrize("what", ["deleted", "custom"])
+def test_hours_of_trains_that_are_made_anew_are_counted(make_sweep, alice, what):
+    sweep = make_sweep(budget_hours=2.0)
+    advance(sweep)
+    first = waiting(sweep)[0]
+    run_begin(first.run)
+    sweep_stop(sweep=sweep, by=alice)
+    run_end(first.run, "stopped", earlier_seconds=4000)
+    advance(sweep)
+    if what == "deleted":
+        train_delete(run=TrainRun.objects.get(pk=first.run_id), by=alice)
+    else:
+        TrainingMethod.objects.filter(pk=sweep.method.pk).update(recipe="custom")
+    sweep_continue(sweep=sweep, by=alice)
+    TrainingMethod.objects.filter(pk=sweep.method.pk).update(recipe="sft")
+    # It is stopped again before it has another train, and keeps its hours.
+    sweep_stop(sweep=sweep, by=alice)
+    sweep_continue(sweep=sweep, by=alice)
+    advance(sweep)
+
+    first = trials(sweep)[0]
+    assert (first.run.status, first.number) == ("queued", 1)
+    assert trial_seconds(first) == pytest.approx(4000, abs=60)
+    run_begin(first.run)
+    report(first.run, 40, 1.0)
+    run_end(first.run, earlier_seconds=3400)
+    advance(sweep)
+    assert sweep.reason == "Its budget of 2 hours is used up."
+
+
 def test_continue_takes_trains_that_were_resumed_already(make_sweep, alice):
     sweep = make_sweep()
     advance(sweep)
@@ -580,7 +853,7 @@ def test_a_train_that_cannot_resume_where_it_was_is_not_begun_anew(make_sweep, a
         raise UserError("The disk is full.", code="disk_full", status=507)
 
     monkeypatch.setattr(sweeps.services, "train_resume", resume)
-    with pytest.raises(UserError, match="cannot go on: The disk is full") as refusal:
+    with pytest.raises(UserError, match="cannot continue: The disk is full") as refusal:
         sweep_continue(sweep=sweep, by=alice)
 
     assert (asked, refusal.value.status) == ([None], 507)
@@ -635,7 +908,7 @@ def test_a_train_that_belongs_to_somebody_else_is_no_longer_its(make_sweep, bob,
 
 def test_what_it_is_made_of_stays_while_it_runs(make_sweep, alice, toys):
     sweep = make_sweep()
-    with pytest.raises(UserError, match="chain or sweep that runs"):
+    with pytest.raises(UserError, match="running chain or sweep"):
         dataset_delete(dataset=toys, by=alice)
     with pytest.raises(UserError, match="Stop it first"):
         sweep_delete(sweep=sweep, by=alice)
@@ -712,6 +985,34 @@ def test_a_search_that_learns_finds_others_than_what_it_likes_best(lora_fields, 
     assert len({values_key(trial.values) for trial in past}) == 24
 
 
+@pytest.mark.parametrize("complete", [1, 2])
+@pytest.mark.parametrize("position", [12, 25])
+def test_successive_halving_prunes_nothing_too_early(lora_fields, complete, position):
+    """Neither in the first quarter of a train, nor before two others have succeeded."""
+    plan = Plan(
+        space=space_of(lora_fields, RATES, {}),
+        search="grid",
+        pruner="halving",
+        percentile=25,
+        maximize=False,
+        trains=8,
+        seed=1,
+    )
+    past: list[Past] = []
+    for number in range(3):
+        value = 1.0 + number
+        past.append(Past({}, "open", reports={position: value}, end=100))
+        marks = prune_ask(plan, past, number, position).marks
+        past[number] = replace(past[number], marks=marks)
+
+    for number in range(complete):
+        past[number] = replace(past[number], state="complete", value=1.0)
+
+    past.append(Past({}, "open", reports={position: 9.0}, end=100))
+    decision = prune_ask(plan, past, 3, position)
+    assert decision.is_pruned == (complete == 2 and position == 25)
+
+
 # Whoever is killed in the middle
 
 
@@ -723,7 +1024,7 @@ class Killed(BaseException):
 def test_whoever_is_killed_anywhere_asks_nothing_twice_and_loses_nothing(
     make_sweep, monkeypatch, alice
 ):
-    """The house-keeping is killed at each write in turn, and another one goes on. What comes of it
+    """The housekeeping is killed at each write in turn, and another one goes on. What comes of it
     is what comes of an undisturbed one."""
     undisturbed = make_sweep(space=SPACES["grid"], pruner="median", budget_trains=6)
     all_trained(undisturbed, score)

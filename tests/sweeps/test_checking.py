@@ -143,7 +143,7 @@ MANY = {
         (
             {"space": {"learning_rate": {"low": 1e-5, "high": 1e-3}}, "search": "grid"},
             "search",
-            "A range has no end of values",
+            "A range has endless values",
         ),
         ({"space": MANY, "search": "random"}, "budget_trains", "how many trains"),
         (

@@ -9,12 +9,16 @@ from bs4 import BeautifulSoup
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+import training.form.preview
 import training.train.services
+from methods.models import TrainingMethod
+from methods.schema import method_fields
 from sweeps.models import Sweep, Trial
 from tests.sweeps.conftest import advance, all_trained, run_begin, trained, trials, waiting
 from tests.sweeps.test_advancing import SPACES, score
 from tests.training.test_form import filled
 from training.forecast.verdicts import DOES_NOT_FIT, DeviceForecast, Forecast
+from training.form.controls import controls_make
 from training.models import TrainRun
 
 
@@ -64,6 +68,34 @@ def test_several_values_in_the_form_make_a_sweep(caller):
     assert "learning_rate" not in sweep.parameters
     assert caller.post("/sweeps/new/lora/", sent_with(key="k"))["Location"] == answer["Location"]
     assert not TrainRun.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "3 combinations, one train each; about 1 h 30 m one after the other."),
+        (
+            {"epochs": "1", "sweep-epochs-mode": "values", "sweep-epochs": ["50"]},
+            "6 combinations, one train each.",
+        ),
+        (
+            {"budget": "1", "budget_unit": "hours"},
+            "3 combinations, one train each, until they have run for 1 hour in total.",
+        ),
+        (
+            {"budget": "2", "budget_unit": "hours"},
+            "3 combinations, one train each, until they have run for 2 hours in total; about 1 h 30 m "
+            "one after the other.",
+        ),
+    ],
+    ids=str,
+)
+def test_the_form_says_how_long_it_takes_where_that_is_known(caller, monkeypatch, changes, said):
+    guess = {"seconds": 1800.0, "error": 60.0, "trains": 3, "basis": "3 similar trains"}
+    monkeypatch.setattr(training.form.preview, "time_guess", lambda *given: guess)
+    plan = caller.post("/sweeps/new/lora/plan/", sent_with(**changes)).json()
+    assert plan["errors"] == {}
+    assert plan["sweep"]["text"] == said
 
 
 def too_large(**asked) -> Forecast:
@@ -243,6 +275,40 @@ def test_a_hidden_setting_has_no_several_values(caller):
     assert plan["sweep"]["trains"] == 3
 
 
+def test_a_setting_that_one_of_the_values_needs_is_kept_and_shown(caller, pairs):
+    """The first value alone would switch it off."""
+    dpo = TrainingMethod.objects.get(slug="dpo")
+    controls = controls_make(method_fields(dpo), {}, original=None, modules=[])
+    usual = {name: each.text for name, each in controls.items() if each.field.kind == "choice"}
+    sent = usual | {
+        "name": "adapters",
+        "base_model": "tiny",
+        "dataset": pairs.pk,
+        "adapter": "none",
+        "sweep-adapter-mode": "values",
+        "sweep-adapter": "lora",
+        "lora_rank": "48",
+        "use_dora": "on",
+    }
+    plan = caller.post("/sweeps/new/dpo/plan/", sent).json()
+    assert plan["errors"] == {}
+    assert plan["sweep"]["trains"] == 2
+    caller.post("/sweeps/new/dpo/", sent)
+    sweep = Sweep.objects.get()
+    assert sweep.parameters["lora_rank"] == 48
+    all_trained(sweep, lambda values, step: 1.0)
+    given = {run.parameters["adapter"]: run.parameters for run in TrainRun.objects.all()}
+    assert (given["lora"]["lora_rank"], given["lora"]["use_dora"]) == (48, True)
+
+    # Shown, without a script and in a copy of the sweep, too.
+    answer = caller.post("/sweeps/new/dpo/", sent | {"sweep-add": "learning_rate"})
+    copy = caller.get(f"/sweeps/new/dpo/?sweep={sweep.pk}")
+    for shown in (answer, copy):
+        html = BeautifulSoup(shown.content.decode(), "html.parser")
+        assert html.select_one('[name="lora_rank"]')["value"] == "48"
+        assert not html.select_one("#field-lora_rank").has_attr("data-inactive")
+
+
 def test_a_chain_and_a_branch_have_no_sweep(caller, make_sweep):
     form = page(caller, "/trains/new/lora/")
     assert form.select_one("[data-sweep-panel]") is not None
@@ -297,6 +363,65 @@ def test_the_page_shows_what_became_of_each_train(caller, make_sweep):
     assert "hx-trigger" not in part
 
 
+@pytest.mark.parametrize(
+    ("changes", "shown", "typed"),
+    [
+        ({}, "Every combination", ""),
+        ({"budget_trains": 2}, "2 trains", "2"),
+        ({"budget_hours": 1.0}, "1 hour in total", "1"),
+        ({"budget_trains": 2, "budget_hours": 5.5}, "2 trains, 5.5 hours in total", "5.5"),
+    ],
+    ids=str,
+)
+def test_the_budget_is_what_was_given(caller, make_sweep, changes, shown, typed):
+    sweep = make_sweep(**changes)
+    assert f"Budget {shown}" in text(caller, f"/sweeps/{sweep.pk}/")
+    form = page(caller, f"/sweeps/new/lora/?sweep={sweep.pk}")
+    assert form.select_one("#id-budget")["value"] == typed
+    told = caller.get(f"/api/v1/sweeps/{sweep.pk}/").json()
+    assert told["budget_trains"] == changes.get("budget_trains")
+
+
+def test_a_page_asks_no_more_where_nothing_runs(caller, make_sweep):
+    """A sweep of before may have kept a combination without a train."""
+    sweep = make_sweep()
+    Trial.objects.create(sweep=sweep, number=1, values={"learning_rate": 1e-4})
+    assert "1 train: 1 not started" in text(caller, f"/sweeps/{sweep.pk}/")
+    Sweep.objects.update(status="stopped")
+    part = caller.get(f"/sweeps/{sweep.pk}/", headers={"HX-Request": "true"}).content.decode()
+    assert "hx-trigger" not in part
+    assert "under way" not in part
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"overrides": {"learning_rate": {"fixed": 1e-4}}},
+        {"overrides": {"learning_rate": {"maximum": 2e-4}}},
+        # What it changes is no setting of this method.
+        {"recipe": "custom", "parameters": {"properties": {}}, "program": {}},
+        None,
+    ],
+    ids=str,
+)
+def test_a_sweep_keeps_its_values_whatever_becomes_of_its_method(caller, make_sweep, changes):
+    space = SPACES["random"] | {"scheduler": {"values": ["cosine", "linear"]}}
+    sweep = make_sweep(space=space, search="random", budget_trains=3)
+    all_trained(sweep, score)
+    before = text(caller, f"/sweeps/{sweep.pk}/")
+    assert "1e-5 to 0.01, logarithmic" in before
+    if changes is None:
+        Sweep.objects.update(method=None)
+    else:
+        type(sweep.method).objects.filter(pk=sweep.method.pk).update(**changes)
+
+    html = page(caller, f"/sweeps/{sweep.pk}/")
+    assert len(html.select("table.trials tbody tr")) == 3
+    assert len(html.select("table.trials tbody tr:first-child td")) == 6
+    assert len(html.select(".trial-line")) == 3
+    assert "1e-5 to 0.01, logarithmic" in html.get_text()
+
+
 def test_who_may_not_see_the_trains_sees_their_results(client, caller, make_sweep, bob):
     sweep = make_sweep()
     all_trained(sweep, score)
@@ -314,9 +439,9 @@ def test_its_buttons(caller, make_sweep):
     path = f"/sweeps/{sweep.pk}"
     for name, words, status in (
         ("pause", "is paused", "paused"),
-        ("continue", "goes on", "running"),
+        ("continue", "continues", "running"),
         ("stop", "stops", "stopped"),
-        ("continue", "goes on", "running"),
+        ("continue", "continues", "running"),
         ("stop", "stops", "stopped"),
     ):
         answer = caller.post(f"{path}/{name}/", follow=True)

@@ -398,8 +398,8 @@ def test_it_is_told_in_lineage_and_compared(client, alice, choices):
     carried = start(choices)
     fresh = start(choices, continue_adapter=False, parameters=GIVEN)
     page = client.get(carried.get_absolute_url()).content.decode()
-    assert "its adapter is carried on" in page
-    assert "its adapter is carried on" not in client.get(fresh.get_absolute_url()).content.decode()
+    assert "its adapter is continued" in page
+    assert "its adapter is continued" not in client.get(fresh.get_absolute_url()).content.decode()
 
     differences = comparison([carried, fresh])["differences"]
     assert differences == {"continue_adapter": {str(carried.pk): True, str(fresh.pk): False}}
@@ -444,6 +444,6 @@ def test_a_train_resumes_by_itself_by_the_files_that_it_loads(choices, model, ba
     run = start(choices)
     shutil.rmtree(model.path)
     lost = failure("worker_lost", "The worker is lost.", "")
-    assert _auto_resume_changes(run, lost) == {"resumes": 1}
+    assert _auto_resume_changes(run, lost, lambda: None) == {"resumes": 1}
     shutil.rmtree(base.path)
-    assert _auto_resume_changes(run, lost) is None
+    assert _auto_resume_changes(run, lost, lambda: None) is None

@@ -88,12 +88,12 @@ def test_no_metric_is_in_two_charts_or_charted_and_left_out():
     [
         ([(10, 2.0), (20, 1.5), (30, 1.2)], [(30, 1.2)], "good", "−0.300"),
         ([(10, 2.0), (20, 1.2), (30, 1.199)], [(30, 1.2)], "good", "levelled off"),
-        ([(10, 2.0), (20, 1.2), (30, 1.5)], [(30, 0.4)], "warn", "memorises"),
+        ([(10, 2.0), (20, 1.2), (30, 1.5)], [(30, 0.4)], "warn", "memorised"),
         ([(10, 2.0), (20, 1.999)], [(20, 2.0)], "warn", "higher learning rate"),
         ([(0, 2.0), (10, 2.2)], [(20, 2.0)], "warn", "before the first step"),
         ([], [(1, 2.0)], "none", "Too early to say. 1 step so far."),
         ([], [(step, 3.0 - step / 5) for step in range(9)], "good", "2.800 to 1.600"),
-        ([], [(step, 1.0 + step) for step in range(9)], "warn", "rises"),
+        ([], [(step, 1.0 + step) for step in range(9)], "warn", "has risen"),
     ],
 )
 def test_it_says_how_the_train_goes_with_its_number(evaluations, losses, tone, says):

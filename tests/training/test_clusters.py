@@ -285,7 +285,7 @@ def test_the_queue_shows_each_worker_of_the_cluster_once(house, stand, client, a
     assert "Ray cluster at ray:8265 slot 1 of 2, 3 devices, 1 free" in page
     assert "two" in page
     client.force_login(bob)
-    assert "Busy with a train of somebody else" in words(client.get("/trains/queue/"))
+    assert "Busy with somebody else's train" in words(client.get("/trains/queue/"))
 
     house.nodes = []
     client.force_login(alice)
@@ -448,7 +448,7 @@ def test_without_memory_or_precision_there_is_no_verdict(house, monkeypatch, lar
     house.memory_gb = 1.0
     assert "whether the nodes' processors" in forecast_make(**asked).missing
     nodes, house.nodes = house.nodes, []
-    assert "is not there to say" in forecast_make(**asked).missing
+    assert "cluster cannot be reached" in forecast_make(**asked).missing
     house.nodes, house.memory_gb = nodes, 900.0
     fits = forecast_make(**asked)
     assert (fits.verdict, fits.may_try) == ("fits", False)

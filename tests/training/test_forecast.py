@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from django.utils import timezone
 
 from core.errors import UserError
 from datasets_app.models import Dataset, TokenLengths
+from engine.forecast.batches import Batch
 from jobs.devices.locks import DeviceLocks
 from jobs.kinds import NotNow
 from jobs.models import Job, Machine
@@ -23,9 +27,12 @@ from models_app.models import BaseModel
 from tests.training.claims import machine_of
 from tests.training.conftest import file_make
 from training.forecast import devices as forecast_devices
+from training.forecast.corrections import Configuration, Past
 from training.forecast.devices import devices_present
 from training.forecast.fixes import _allowed
+from training.forecast.inputs import deciding_of, lengths_ready
 from training.forecast.making import forecast_make
+from training.forecast.step_time import seconds_by_step
 from training.forecast.verdicts import (
     DOES_NOT_FIT,
     FITS,
@@ -89,7 +96,7 @@ def model_files(folder: Path) -> None:
 
 
 @pytest.fixture
-def choices(alice, make_train) -> dict[str, Any]:
+def choices(alice, make_train) -> Iterator[dict[str, Any]]:
     """What Alice chose for a train of a large model."""
     methods_install()
     model = BaseModel.objects.get(slug="tiny")
@@ -111,13 +118,15 @@ def choices(alice, make_train) -> dict[str, Any]:
         ready=True,
     )
 
-    return {
+    yield {
         "owner": alice,
         "method": TrainingMethod.objects.get(slug="lora"),
         "base_model": model,
         "dataset": dataset,
         "parameters": {"batch_size": 8, "gradient_accumulation_steps": 2},
     }
+    # Another test's model has the same id, and would be taken for as large.
+    shutil.rmtree(model.path)
 
 
 @pytest.fixture
@@ -194,6 +203,8 @@ def test_what_cannot_fit_does_not_start_and_the_nearest_is_named(choices, have):
     assert preview["errors"] == refusal.value.fields
     fix = preview["forecast"]["fixes"][0]
     assert f"{fix['label']}: {fix['effect']}" in refusal.value.message
+    # What the GPU has is more than a train can have of it.
+    assert "a train can have 19.4 GB on the GPU" in refusal.value.message
     assert not TrainRun.objects.exists()
     # And the nearest that fits does start.
     changed = choices["parameters"] | fix["set"]
@@ -209,7 +220,7 @@ def test_each_fix_says_what_the_changed_form_would_say(choices, have):
         after = forecast_of(choices, parameters=choices["parameters"] | fix["set"])
         device = after["devices"][0]
         assert (after["verdict"], device["total"]) == (fix["verdict"], fix["total"])
-        assert fix["effect"] == size_words(device["total"])
+        assert fix["effect"].split(", cuts")[0] == size_words(device["total"])
 
 
 def test_operators_may_start_it_anyway_and_that_is_recorded(choices, have, olga):
@@ -260,16 +271,19 @@ def other_layers(choices: dict[str, Any]) -> None:
         (uncounted, "being counted"),
         (count_failed, "It loops."),
         (other_layers, "other than attention"),
-        (lambda choices: None, "No worker"),
+        (lambda choices: None, "No running worker"),
     ],
 )
 def test_there_is_no_verdict_where_it_would_be_a_guess(choices, have, change, said):
-    have(*([] if said == "No worker" else [20]))
+    have(*([] if said == "No running worker" else [20]))
     change(choices)
     found = forecast_of(choices)
 
     assert found["verdict"] == ""
     assert said in found["missing"]
+    # No step is offered that cannot be tried.
+    assert "one step" not in found["missing"]
+    assert not found["may_try"]
     assert train_preview(**choices)["ok"]
 
 
@@ -294,7 +308,7 @@ def finished(
 def test_earlier_trains_correct_it_with_their_spread(choices, have, make_train):
     (device,) = have(200)
     before = forecast_of(choices)["devices"][0]
-    assert before["basis"].startswith("computed")
+    assert before["basis"].startswith("estimated")
     computed = before["total"] - next(
         part["bytes"] for part in before["parts"] if part["name"] == "libraries"
     )
@@ -310,6 +324,20 @@ def test_earlier_trains_correct_it_with_their_spread(choices, have, make_train):
     assert after["total"] == pytest.approx(before["total"] + 0.25 * computed, rel=0.01)
     assert after["basis"] == "corrected by 3 earlier trains"
     assert after["error"] < before["error"]
+
+
+def test_trains_with_and_without_accumulation_are_not_alike():
+    """Where all weights are trained; gradients of an adapter are small."""
+
+    def past(adapter: str) -> Past:
+        deciding = {"adapter": adapter, "gradient_accumulation_steps": 1}
+        configuration = Configuration(deciding, Batch(1, 8, 8), is_half=True)
+        return Past(1.0, configuration, is_step=False, is_own=True)
+
+    summed = {"gradient_accumulation_steps": 4}
+    assert past("none").is_alike({"adapter": "none", "gradient_accumulation_steps": 1})
+    assert not past("none").is_alike({"adapter": "none"} | summed)
+    assert past("lora").is_alike({"adapter": "lora"} | summed)
 
 
 def test_the_very_configuration_counts_most(choices, have, make_train):
@@ -333,7 +361,7 @@ def test_the_very_configuration_counts_most(choices, have, make_train):
 def tried(choices: dict[str, Any], device: dict[str, Any], **result: Any) -> StepMeasurement:
     """A trial of one step, as a worker would end it."""
     measurement = step_try(by=choices["owner"], **{k: choices[k] for k in ASKED})
-    found = {"step_seconds": 2.0, "device": device} | result
+    found = {"step_seconds": 2.0, "device": device, "batch": measurement.batch} | result
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_trial, "program_run", lambda *arguments, **options: found)
         assert step_run(measurement.pk) == ""
@@ -396,6 +424,16 @@ def asked(choices: dict[str, Any], **changes: Any) -> StepMeasurement:
     return step_try(by=choices["owner"], **{k: choices[k] for k in ASKED} | changes)
 
 
+def program_result(measurement: StepMeasurement, device: dict[str, Any]) -> dict[str, Any]:
+    """What engine.programs.one_step reports."""
+    return {
+        "peak_bytes": 1,
+        "step_seconds": 1.0,
+        "device": device,
+        "batch": measurement.batch,
+    }
+
+
 @pytest.mark.parametrize(("width", "taken", "waits"), [(1, 1, False), (1, 2, True), (2, 1, True)])
 def test_a_step_holds_gpus_as_a_train_does(choices, have, monkeypatch, width, taken, waits):
     """Those that a train has are not its own, and a train gets none that it has."""
@@ -413,7 +451,7 @@ def test_a_step_holds_gpus_as_a_train_does(choices, have, monkeypatch, width, ta
         assert options["memory_bytes"] is None
         assert not other.take("cuda:1")
         other.close()
-        return {"peak_bytes": 1, "step_seconds": 1.0, "device": machine.devices["cuda:1"]}
+        return program_result(measurement, machine.devices["cuda:1"])
 
     monkeypatch.setattr(step_trial, "program_run", program)
     train = DeviceLocks()
@@ -440,7 +478,7 @@ def test_a_step_on_a_cpu_takes_what_trains_leave(choices, have, make_train, monk
 
     def program(*arguments: Any, **options: Any) -> dict[str, Any]:
         limits.append(options["memory_bytes"])
-        return {"peak_bytes": 1, "step_seconds": 1.0, "device": {"kind": "cpu"}}
+        return program_result(measurement, {"kind": "cpu"})
 
     monkeypatch.setattr(step_trial, "program_run", program)
     run = make_train(status="running", host=socket.gethostname())
@@ -504,6 +542,139 @@ def test_nobody_queues_steps_without_end(choices, have):
     assert asked(choices).pk
 
 
+def test_steps_that_were_lost_keep_nobody_from_trying(choices, have):
+    have(200)
+    for _ in range(step_trial.MOST_OPEN):
+        asked(choices)
+
+    StepMeasurement.objects.update(created_at=timezone.now() - timedelta(days=2))
+    Job.objects.filter(kind="step-trial").delete()
+
+    assert asked(choices).pk
+
+
+def lacking_step(choices: dict[str, Any], device: dict[str, Any], monkeypatch, make_train) -> None:
+    measurement = asked(choices)
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise step_trial.ProgramProblem("The GPU ran out of memory.")
+
+    machine = replace(machine_of(1, kind="cuda"), devices={"cuda:0": device})
+    state = step_trial.WorkerState(True, device, "", 1, (machine,))
+    monkeypatch.setattr(step_trial, "worker_state", lambda: state)
+    monkeypatch.setattr(step_trial, "program_run", fail)
+    assert "out of memory" in step_run(measurement.pk)
+
+
+def lacking_train(choices: dict[str, Any], device: dict[str, Any], monkeypatch, make_train) -> None:
+    run = finished(make_train, choices, 0.0, device)
+    TrainRun.objects.filter(pk=run.pk).update(
+        status="failed", error_code="out_of_memory", step=0, total_steps=50
+    )
+
+
+@pytest.mark.parametrize("lacking", [lacking_step, lacking_train])
+def test_what_ran_out_of_memory_is_not_said_to_fit(choices, have, monkeypatch, make_train, lacking):
+    (device,) = have(200)
+    assert forecast_of(choices)["verdict"] == FITS
+    lacking(choices, device, monkeypatch, make_train)
+    (found,) = forecast_of(choices)["devices"]
+
+    assert (found["verdict"], found["basis"]) == (TIGHT, "ran out of memory here")
+    # Of another batch, or another device, it says nothing.
+    smaller = choices["parameters"] | {"batch_size": 4}
+    assert forecast_of(choices, parameters=smaller)["verdict"] == FITS
+    have(300)
+    assert forecast_of(choices)["verdict"] == FITS
+
+
+def test_long_rows_to_evaluate_count(choices, have):
+    """In a large batch of their own, of a dataset whose tokens were counted."""
+    have(200)
+    method = TrainingMethod.objects.get(slug="grpo")
+    given = {
+        "batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "max_completion_tokens": 64,
+        "max_prompt_tokens": 4096,
+        "rewards": [{"function": "length_window"}],
+        "more": {"per_device_eval_batch_size": 32},
+        "gradient_checkpointing": True,
+    }
+    held_out = Dataset.objects.create(
+        owner=choices["owner"], name="Long", slug="long", format="prompt-only", size_bytes=1
+    )
+    counts = TokenLengths.objects.create(
+        dataset=held_out, tokenizer=TOKENIZER, rows={"4000": 40}, prompts={"4000": 40}, ready=True
+    )
+
+    def found() -> DeviceForecast:
+        return forecast_make(
+            method=method,
+            base_model=choices["base_model"],
+            dataset=choices["dataset"],
+            evaluation_dataset=held_out,
+            parameters=parameters_validate(method, given, device="cuda"),
+            steps=50,
+        ).devices[0]
+
+    long = found()
+    assert long.moment == "evaluating"
+    assert any(part["name"] == "cache" for part in long.parts)
+
+    TokenLengths.objects.filter(pk=counts.pk).update(ready=False)
+    assert found().total < long.total
+
+
+def test_packed_steps_take_as_long_as_the_one_that_was_tried(choices, have):
+    (device,) = have(200)
+    method = TrainingMethod.objects.get(slug="sft")
+    given = {"packing": True, "max_steps": 10, "max_tokens": 2048}
+    own = {name: choices[name] for name in ("base_model", "dataset")} | {"method": method}
+    parameters = parameters_validate(method, given, device="cuda")
+    StepMeasurement.objects.create(
+        **own,
+        parameters=parameters,
+        batch={"rows": 8, "tokens": 8 * 2048, "longest": 1024, "answer": 0},
+        device=device,
+        step_seconds=2.0,
+        done_at=timezone.now(),
+    )
+
+    def seconds(**changes: Any) -> float | None:
+        return seconds_by_step(
+            **own, parameters=parameters | changes, steps=10, device=device["name"]
+        )
+
+    # Steps of an epoch are counted by its rows, of which a sequence has several.
+    mean = (300 * 700 + 100 * 1024) / 400
+    assert seconds() == 20.0
+    assert seconds(max_steps=None) == pytest.approx(20 * mean / 2048)
+
+
+def test_a_system_prompt_is_in_each_row(choices, have, make_train):
+    (device,) = have(200)
+    choices["parameters"] |= {"max_tokens": 4096}
+    prompt = "Answer like a farmer. " * 100
+    plain, prompted = forecast_of(choices), forecast_of(choices, system_prompt=prompt)
+    added = prompted["batch"]["longest"] - plain["batch"]["longest"]
+
+    assert 400 < added < 700
+    assert prompted["batch"]["tokens"] == plain["batch"]["tokens"] + 8 * added
+    assert asked(choices, system_prompt=prompt).batch == prompted["batch"]
+    # Rows of an earlier train had its own, and texts have none.
+    run = finished(make_train, choices, 40.0, device)
+    corrected = [forecast_of(choices)["devices"][0]["total"]]
+    TrainRun.objects.filter(pk=run.pk).update(system_prompt=prompt)
+    corrected.append(forecast_of(choices)["devices"][0]["total"])
+    assert corrected[1] < corrected[0]
+
+    choices["dataset"].format = "text"
+    lengths = lengths_ready(choices["base_model"], choices["dataset"], prompt)
+    assert isinstance(lengths, TokenLengths)
+    assert max(map(int, lengths.rows)) == 1024
+
+
 def test_steps_go_with_the_person(choices, have):
     have(200)
     measurement = asked(choices)
@@ -522,6 +693,16 @@ def test_a_step_speaks_for_rows_of_its_length_alone(choices, have):
     TokenLengths.objects.update(rows={"70": 300, "102": 100})
     basis = forecast_of(choices)["devices"][0]["basis"]
     assert basis == "corrected by 1 tried step"
+
+
+def test_a_step_whose_batch_was_smaller_measured_another(choices, have):
+    (device,) = have(200)
+    wanted = asked(choices).batch
+    smaller = wanted | {"tokens": round(0.9 * wanted["tokens"])}
+    measurement = tried(choices, device, peak_bytes=30 * 2**30, batch=smaller)
+
+    assert measurement.batch == smaller
+    assert forecast_of(choices)["devices"][0]["basis"] == "corrected by 1 tried step"
 
 
 def test_reward_models_are_neither_lost_nor_counted_twice(choices, have, make_train):
@@ -603,6 +784,75 @@ def test_what_the_form_does_not_have_hides_no_other_fix(choices, have):
     assert forecast_of(own)["devices"]
 
 
+def test_fewer_answers_are_offered_where_they_fill_the_memory(choices, have):
+    """A smaller batch with more accumulation leaves as many of them to be written together."""
+    choices |= {
+        "method": TrainingMethod.objects.get(slug="grpo"),
+        "parameters": {
+            "batch_size": 8,
+            "gradient_accumulation_steps": 64,
+            "num_generations": 8,
+            "max_completion_tokens": 1024,
+            "gradient_checkpointing": True,
+            "rewards": [{"function": "length_window"}],
+            "max_steps": 2,
+        },
+    }
+    Dataset.objects.update(row_count=4000)
+    own = choices["parameters"]
+    have(1000)
+    many = forecast_of(choices)["devices"][0]
+    few = forecast_of(choices, parameters=own | {"gradient_accumulation_steps": 16})["devices"][0]
+    assert many["moment"] == "answers"
+    have(1.01 * few["high"] / 2**30 / 0.97)
+    found = forecast_of(choices)
+    fix = next(fix for fix in found["fixes"] if fix["verdict"] == FITS)
+
+    assert (found["verdict"], fix["label"]) == (DOES_NOT_FIT, "Use 128 answers a step")
+    assert fix["set"] == {"batch_size": 8, "gradient_accumulation_steps": 16}
+    # Groups of answers are whole.
+    allowed = _allowed(
+        choices["method"], parameters_validate(choices["method"], own, device="cuda")
+    )
+    assert not allowed({"batch_size": 4, "gradient_accumulation_steps": 1})
+
+
+def fixes_to(choices: dict[str, Any], have: Any, **smaller: Any) -> list[dict[str, Any]]:
+    """The fixes on a device on which the train fits with these changes alone."""
+    own = choices["parameters"] | {"gradient_checkpointing": True, "batch_size": 1}
+    have(1000)
+    wanted = forecast_of(choices, parameters=own | smaller)["devices"][0]
+    have(1.01 * wanted["high"] / 2**30 / 0.97)
+    fixes: list[dict[str, Any]] = forecast_of(choices, parameters=own)["fixes"]
+    return fixes
+
+
+def test_a_shorter_limit_says_what_it_cuts_and_is_not_offered_where_answers_are_lost(choices, have):
+    (fix,) = [fix for fix in fixes_to(choices, have, max_tokens=512) if "max_tokens" in fix["set"]]
+    assert fix["set"] == {"max_tokens": 512}
+    assert fix["effect"].endswith(" GB, cuts 400 rows")
+
+    # Most prompts alone are that long.
+    TokenLengths.objects.update(prompts={"100": 100, "600": 300})
+    assert not any("max_tokens" in fix["set"] for fix in fixes_to(choices, have, max_tokens=512))
+
+
+def test_no_fix_touches_what_a_sweep_varies(choices, have):
+    have(20)
+    given = {
+        "method": choices["method"],
+        "base_model": choices["base_model"],
+        "dataset": choices["dataset"],
+        "parameters": parameters_validate(choices["method"], choices["parameters"], device="cuda"),
+        "steps": 50,
+    }
+    assert any("batch_size" in fix["set"] for fix in forecast_make(**given).fixes)
+
+    left = forecast_make(**given, held=["batch_size"]).fixes
+    assert left
+    assert not any("batch_size" in fix["set"] for fix in left)
+
+
 def wide(choices: dict[str, Any], **changes: Any) -> Forecast:
     parameters = choices["parameters"] | {"devices": 2} | changes
     return forecast_make(
@@ -621,6 +871,38 @@ def test_there_is_no_verdict_of_weights_in_main_memory(choices, have):
     found = wide(choices, strategy="shard", offload=True)
     assert not found.cannot_fit
     assert "main memory" in found.missing
+
+
+def test_there_is_no_verdict_of_activations_in_main_memory(choices, have):
+    offloaded = choices["parameters"] | {"more": {"activation_offloading": True}}
+    have(1)
+    found = forecast_of(choices, parameters=offloaded)
+    assert (found["verdict"], "activations in main memory" in found["missing"]) == ("", True)
+
+    # A machine without GPUs has no other memory.
+    have(1, kind="cpu")
+    assert forecast_of(choices, parameters=offloaded)["verdict"] == DOES_NOT_FIT
+
+
+def test_there_is_no_verdict_of_vllm(choices, have):
+    have(1)
+    method = TrainingMethod.objects.get(slug="grpo")
+    given = {"rewards": [{"function": "length_window"}]}
+
+    def found(**changes: Any) -> Forecast:
+        return forecast_make(
+            method=method,
+            base_model=choices["base_model"],
+            dataset=choices["dataset"],
+            parameters=parameters_validate(method, given | changes, device="cuda"),
+            steps=50,
+        )
+
+    assert found().cannot_fit
+    assert found(use_vllm=True).verdict == ""
+    assert "vLLM" in found(use_vllm=True).missing
+    # Nor does its train correct others.
+    assert deciding_of(given) != deciding_of(given | {"use_vllm": True})
 
 
 def test_a_model_may_be_split_where_copies_do_not_fit(choices, have):

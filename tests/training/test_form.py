@@ -197,7 +197,7 @@ def test_the_form_shows_fields_with_help_and_why_other_datasets_cannot_be_used(p
     assert "Typical 8 to 64." in html
     assert "LoRA cannot read the format of Pairs" in html
     assert 'value="toys-lora"' in html
-    assert "It will wait." in html
+    assert "Your train will wait." in html
 
 
 def test_running_starts_a_train_with_these_values(page, alice):

@@ -13,19 +13,21 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
 from django.contrib.sessions.models import Session
+from django.core import signing
 from django.db import OperationalError, connections, transaction
 from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Token
 from accounts.tokens import token_create
+from core.sessions import SALT, SessionStore
 from core.web import in_thread
 from datasets_app.models import Dataset
 from training.models import MetricRow, TrainRun
 from training.pages import live_feed
 from training.pages.live_access import SessionAccess, TokenAccess
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.long, pytest.mark.django_db(transaction=True)]
 SECONDS = 60
 
 
@@ -312,6 +314,16 @@ def session_of(user, run):
     return SessionAccess(client.session.session_key, run.pk)
 
 
+def session_of_a_full_disk(user, run):
+    client = Client()
+    client.force_login(user)
+    store = SessionStore()
+    store.update(client.session.items())
+    key = signing.dumps(dict(store.items()), salt=SALT, serializer=store.serializer, compress=True)
+    Session.objects.all().delete()
+    return SessionAccess(key, run.pk)
+
+
 def token_of(user, run):
     token, _ = token_create(user=user, name="follower", scope="read")
     return TokenAccess(token.pk, run.pk)
@@ -324,6 +336,7 @@ OF_BOTH = (deactivate, delete_user, give_the_train_away, delete_the_train)
     ("access_of", "end"),
     [
         *((session_of, end) for end in (*OF_BOTH, sign_out, change_password, expire_session)),
+        *((session_of_a_full_disk, end) for end in (*OF_BOTH, change_password)),
         *((token_of, end) for end in (*OF_BOTH, revoke_token, expire_token)),
     ],
 )

@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from datasets_app.models import Label
+from jobs.models import Job, JobQuerySet
 from methods.models import TrainingMethod
 from methods.services import method_defaults, methods_install
 from training.api.serializers import TrainLiveSerializer
@@ -367,6 +368,25 @@ class TestActions:
         assert client.post(f"/trains/{run.pk}/delete/")["Location"] == "/trains/"
         assert not TrainRun.objects.filter(pk=run.pk).exists()
         assert not run.directory.exists()
+
+    def test_delete_refuses_a_train_that_was_resumed_a_moment_before(
+        self, client, alice, make_train, monkeypatch
+    ):
+        """When it was found to have ended, and its row is not locked yet."""
+        run = make_train(status=Status.FAILED)
+        run.directory.mkdir(parents=True, exist_ok=True)
+        lock = JobQuerySet.select_for_update
+
+        def resumed_before(rows, **options):
+            Job.objects.filter(number=run.number).update(status=Status.QUEUED)
+            return lock(rows, **options)
+
+        monkeypatch.setattr(JobQuerySet, "select_for_update", resumed_before)
+        client.force_login(alice)
+        answer = client.post(f"/trains/{run.pk}/delete/")
+        assert "This train is waiting. Stop it first." in self.said(answer)
+        assert TrainRun.objects.filter(pk=run.pk).exists()
+        assert run.directory.exists()
 
     def test_delete_refuses_a_running_train_and_says_why(self, client, alice, make_train):
         run = make_train(status=Status.RUNNING)

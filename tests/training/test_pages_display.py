@@ -14,7 +14,7 @@ from methods.schema import Field
 from training.train.estimate import Estimate
 
 CASES = {
-    "time_left": [(900, "about 15 min left"), (0.4, "takes longer than estimated"), (None, "")],
+    "time_left": [(900, "about 15 min left"), (0.4, "taking longer than estimated"), (None, "")],
     "loss": [
         (1.2041, "1.204"),
         (0, "0.000"),

@@ -19,7 +19,7 @@ def test_the_sign_in_page_has_nothing_from_elsewhere(client, db):
 
 def test_a_wrong_password_is_said_and_the_name_kept(client, alice):
     html = client.post("/login/", {"username": "alice", "password": "wrong"}).content.decode()
-    assert "Name and password do not match" in html
+    assert "The name or the password is wrong" in html
     assert 'value="alice"' in html
 
 

@@ -100,6 +100,17 @@ def test_it_gathers_on_one_machine_and_the_others_go_on():
     assert (placement.gathering[0].key, started(placement)) == ("a", [(2, "b")])
 
 
+def test_a_second_wide_one_gathers_elsewhere_though_it_would_fit_into_what_is_kept():
+    """Else those behind it would take the other machine's devices again and again."""
+    four, two = Train(1, width=4), Train(2, width=2, seconds=50)
+    large = Machine("a", "cpu", 2, [Train(8, seconds=30)] * 2)
+    small = Machine("b", "cpu", 1, [Train(9, seconds=60)])
+    placement = looked([four, two, Train(3, seconds=90)], [large, small])
+    assert [(found.run.pk, found.key) for found in placement.gathering] == [(1, "a"), (2, "b")]
+    assert placement.starts == []
+    assert [train.pk for train in placement.kept_out] == [3]
+
+
 def test_after_the_time_that_was_first_expected_nothing_passes_any_more():
     wide, short = Train(1, width=2, gathers_on="a"), Train(2, seconds=20)
     wide.gathers_until = NOW + timedelta(seconds=10)

@@ -11,7 +11,9 @@ from jobs.queue import job_position as queue_position
 from jobs.queue import queue_insert, starts_after_check
 from tests.training.claims import claim
 from training.models import TrainRun
+from training.train.bulk import bulk_apply
 from training.train.estimate import Estimate, Estimator, starts
+from training.train.services import train_delete, train_stop
 from training.work import claiming
 from training.work.queue import (
     queue_pause,
@@ -158,6 +160,68 @@ def test_trains_cannot_wait_for_each_other_nor_for_what_failed(stand, make_train
     train_wait(run=second, by=alice, starts_after=None)
     second.refresh_from_db()
     assert second.starts_after is None
+
+
+def by_service(client, run: TrainRun) -> str:
+    with pytest.raises(UserError) as refusal:
+        train_delete(run=run, by=run.owner)
+    assert refusal.value.code == "in_use"
+    return refusal.value.message
+
+
+def by_api(client, run: TrainRun) -> str:
+    return client.delete(f"/api/v1/trains/{run.pk}/").json()["error"]["message"]
+
+
+def by_page(client, run: TrainRun) -> str:
+    shown = client.get(f"/trains/{run.pk}/").content.decode()
+    assert "Choose “Do not wait for it”" in shown
+    return client.post(f"/trains/{run.pk}/delete/", follow=True).content.decode()
+
+
+def by_bulk(client, run: TrainRun) -> str:
+    [item] = bulk_apply(ids=[run.pk], by=run.owner, action="delete")
+    assert not item.ok
+    return item.message
+
+
+def by_admin(client, run: TrainRun) -> str:
+    chosen = {"action": "delete_selected", "_selected_action": [run.pk], "post": "yes"}
+    answer = client.post("/admin/training/trainrun/", chosen, follow=True)
+    return answer.content.decode()
+
+
+@pytest.mark.parametrize("delete", [by_service, by_api, by_page, by_bulk, by_admin])
+@pytest.mark.parametrize("status", ["failed", "stopped"])
+def test_what_others_wait_for_in_vain_is_not_deleted(stand, client, olga, delete, status):
+    """Or those would start as if it had succeeded."""
+    before = stand("before", owner=olga, status=status)
+    after = stand("after", starts_after=before)
+    client.force_login(olga)
+
+    said = delete(client, before)
+
+    assert f"Train #{after.pk} waits until this one has succeeded." in said
+    assert TrainRun.objects.filter(pk=before.pk).exists()
+    assert claim("cpu") is None
+
+
+def test_it_is_deleted_once_nothing_waits_for_it(stand, alice):
+    before = stand("before", status="failed")
+    first, second = stand("first", starts_after=before), stand("second", starts_after=before)
+    assert f"Trains #{first.pk}, #{second.pk} wait until" in by_service(None, before)
+
+    train_wait(run=first, by=alice, starts_after=None)
+    train_stop(run=second, by=alice)
+    train_delete(run=before, by=alice)
+    assert claim("cpu").name == "first"
+
+
+def test_what_has_succeeded_is_deleted_though_another_waits(stand, alice):
+    before = stand("before", status="finished")
+    stand("after", starts_after=before)
+    train_delete(run=before, by=alice)
+    assert claim("cpu").name == "after"
 
 
 def test_a_paused_queue_starts_nothing_until_it_is_open(stand, alice, olga):

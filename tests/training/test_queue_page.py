@@ -70,10 +70,10 @@ def test_people_see_their_own_trains_and_places_of_others_without_a_name(
     assert "canary" not in page.get_text()
     rows = rows_of(page)
     assert len(rows) == 4
-    assert rows[0].startswith("1 A train of somebody else")
+    assert rows[0].startswith("1 Somebody else's train")
     assert rows[1].startswith("2 own-1 ")
     assert "NVIDIA L4" in page.get_text()
-    assert "Busy with a train of somebody else" in page.get_text()
+    assert "Busy with somebody else's train" in page.get_text()
     assert "4 trains" in " ".join(page.get_text().split())
 
 

@@ -38,6 +38,9 @@ def failed(make_train, db):
     [
         ("out_of_memory", {}, {"batch_size": 4, "gradient_accumulation_steps": 4}),
         ("out_of_memory", {"batch_size": 1}, {"gradient_checkpointing": True}),
+        # Checkpoints of these have answers in batches of that size.
+        ("out_of_memory", {"num_generations": 4}, {"gradient_checkpointing": True}),
+        ("out_of_memory", {"ppo_epochs": 4}, {"gradient_checkpointing": True}),
         (
             "out_of_memory",
             {"batch_size": 3, "gradient_checkpointing": True, "max_tokens": 512},

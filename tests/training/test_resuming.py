@@ -8,6 +8,7 @@ from django.core.exceptions import PermissionDenied
 
 from core.errors import UserError
 from engine.contract.rundir import (
+    EXIT_STOPPED,
     DataFile,
     EventWriter,
     Spec,
@@ -28,6 +29,7 @@ from training.train.resuming import (
 )
 from training.work.ingest import ingest
 from training.work.outcome import failure, worker_lost
+from training.work.supervisor import TrainSupervisor
 
 SPEC = Spec(
     run_id=1,
@@ -171,6 +173,58 @@ def test_what_a_person_lets_go_on_may_be_lost_as_often_again(stopped, alice):
     train_end_or_resume(running(stopped, 4), worker_lost())
     stopped.refresh_from_db()
     assert (stopped.status, stopped.attempt, stopped.resumes) == ("queued", 5, 1)
+
+
+def shut_down(run: TrainRun) -> None:
+    """As its supervisor ends it when the platform is stopped or restarted in good order."""
+    supervisor = TrainSupervisor(run)
+    supervisor.shutting_down = True
+    supervisor.end(EXIT_STOPPED, by_us=True, death=None)
+
+
+@pytest.mark.parametrize("lost_before", [0, 2])
+def test_restarts_of_the_platform_cost_a_train_nothing(stopped, lost_before):
+    for attempt in range(1, lost_before + 1):
+        train_end_or_resume(running(stopped, attempt), worker_lost())
+
+    for attempt in range(lost_before + 1, lost_before + 5):
+        shut_down(running(stopped, attempt))
+        stopped.refresh_from_db()
+        assert (stopped.status, stopped.attempt) == ("queued", attempt + 1)
+        assert stopped.resumes == lost_before
+
+
+def test_where_trains_never_come_back_by_themselves_a_restart_ends_them(stopped, settings):
+    settings.RESUMES = 0
+    shut_down(running(stopped))
+    assert (stopped.status, stopped.error_code) == ("failed", "worker_lost")
+
+
+def test_an_attempt_that_saved_more_than_it_began_with_may_be_lost_as_often_again(stopped):
+    shutil.rmtree(checkpoint_of(stopped, 6))
+    for attempt in (1, 2):
+        train_end_or_resume(running(stopped, attempt), worker_lost())
+    assert stopped.resumes == 2
+
+    checkpoint_of(stopped, 6).mkdir()
+    (checkpoint_of(stopped, 6) / "optimizer.pt").write_bytes(b"state")
+    checkpoint_seal(checkpoint_of(stopped, 6))
+    for attempt, resumes in ((3, 1), (4, 2)):
+        train_end_or_resume(running(stopped, attempt), worker_lost())
+        stopped.refresh_from_db()
+        assert (stopped.status, stopped.resumes) == ("queued", resumes)
+
+    train_end_or_resume(running(stopped, 5), worker_lost())
+    assert stopped.status == "failed"
+
+
+def test_a_checkpoint_cut_after_a_restart_of_the_platform_is_passed_over(stopped):
+    shut_down(running(stopped))
+    (checkpoint_of(stopped, 6) / "optimizer.pt").write_bytes(b"torn")
+    cut = failure("bad_checkpoint", "The checkpoint checkpoint-6 is gone or not whole.", "-")
+    assert train_end_or_resume(running(stopped, 2), cut)
+    assert (stopped.status, stopped.resumes) == ("queued", 1)
+    assert read_spec(stopped.directory).resume_from == str(checkpoint_of(stopped, 3))
 
 
 def test_a_train_lost_before_its_first_checkpoint_begins_anew(stopped):

@@ -63,7 +63,9 @@ def model(db):
         tokenizer_sha256="1" * 64,
         shared=True,
     )
-    model.path.mkdir(parents=True, exist_ok=True)
+    # Ids begin at 1 in every test: another one's model may have left its files here.
+    shutil.rmtree(model.path, ignore_errors=True)
+    model.path.mkdir(parents=True)
     return model
 
 
@@ -392,6 +394,7 @@ class TestTrial:
         assert [folder.name for folder in trials_folder().glob(f"{alice.pk}-*")] == [keys[1]]
         trial_run(keys[0])
 
+    @pytest.mark.long
     def test_a_base_model_that_cannot_answer_says_why(self, alice, methods, model, make_dataset):
         key = self.start(
             alice, methods["grpo"], model, make_dataset(), parameters={"rewards": NUMBERS}
@@ -617,10 +620,10 @@ class TestWhileItTrains:
         [
             ([], None, "Too early to say."),
             ([0.1] * 3, 0.0, "Too early to say."),
-            ([0.1, 0.1, 0.2, 0.4, 0.6, 0.7], 0.2, "The reward rises."),
-            ([0.7, 0.6, 0.4, 0.2, 0.1, 0.1], 0.2, "The reward falls."),
+            ([0.1, 0.1, 0.2, 0.4, 0.6, 0.7], 0.2, "The reward has risen."),
+            ([0.7, 0.6, 0.4, 0.2, 0.1, 0.1], 0.2, "The reward has fallen."),
             ([0.5] * 9, 0.0, "The reward has not changed clearly."),
-            ([0.0] * 9, 1.0, "Nothing is learned."),
+            ([0.0] * 9, 1.0, "There is nothing to learn from."),
         ],
     )
     def test_the_judgement_speaks_of_rewards(self, rewards, same, headline):

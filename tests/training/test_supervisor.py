@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -203,6 +204,25 @@ def test_a_train_marked_as_unheard_of_is_given_up_while_the_database_is_away(
     assert engine_ends(queued)
 
 
+def test_a_quiet_engine_is_given_up_as_well_while_the_database_is_away(
+    engine_does, queued, monkeypatch
+):
+    """Where it writes nothing, only the heartbeat asks the database, and not at every look."""
+    engine_does(trains_on)
+
+    def away():
+        if (queued.directory / "pid").exists():
+            worker_declare_lost(queued)
+        raise OperationalError("no way to the database")
+
+    monkeypatch.setattr("jobs.devices.supervisor.HEARTBEAT_SECONDS", 0.5)
+    monkeypatch.setattr("jobs.devices.supervisor.timezone", SimpleNamespace(now=away))
+    with override_settings(HEARTBEAT_LIMIT_SECONDS=6):
+        run = work(queued)
+    assert (run.status, run.attempt) == ("running", 1)
+    assert engine_ends(queued)
+
+
 def test_an_overtaken_attempt_kills_its_engine_and_writes_nothing(engine_does, queued, monkeypatch):
     engine_does(trains_on)
     heartbeat = Supervisor.heartbeat
@@ -224,6 +244,65 @@ def test_a_fork_server_that_was_killed_is_a_lost_worker_and_no_lack_of_memory(en
     run = work(queued)
     # Without a spec it cannot come back by itself, see tests/e2e/test_faults.py.
     assert (run.status, run.error_code) == ("failed", "worker_lost")
+
+
+def saves_for_a_while(directory) -> int:
+    """An engine that needs a second from its stop file to its last event."""
+    (directory / "ready").touch()
+    deadline = time.monotonic() + 30
+    while not stop_requested(directory):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+    (directory / "saving").touch()
+    time.sleep(1)
+    EventWriter(directory).write("stopped", step=1)
+    return EXIT_STOPPED
+
+
+@pytest.mark.django_db(transaction=True)
+@override_settings(STOP_GRACE_SECONDS=600)
+def test_a_shutdown_during_somebodys_stop_leaves_the_save_the_time_of_a_shutdown(
+    engine_does, queued, monkeypatch
+):
+    engine_does(saves_for_a_while)
+    monkeypatch.setattr("jobs.devices.supervisor.SHUTDOWN_GRACE_SECONDS", 30)
+    signals = []
+    original = Engine.signal
+    monkeypatch.setattr(
+        Engine, "signal", lambda self, number: signals.append(number) or original(self, number)
+    )
+    heartbeat = Supervisor.heartbeat
+
+    def stop_then_shut_down(self):
+        if (queued.directory / "ready").exists():
+            stop_soon(queued)
+        heartbeat(self)
+
+        if (queued.directory / "saving").exists() and not self.shutting_down:
+            # Somebody asked for it long before.
+            self.stage_since -= 60
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Supervisor, "heartbeat", stop_then_shut_down)
+    run = work(queued)
+    assert (run.status, run.outcome.get("step"), signals) == ("stopped", 1, [])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_stop_just_after_the_engine_died_does_not_hide_why(engine_does, queued, monkeypatch):
+    engine_does(lambda directory: os.kill(os.getpid(), signal.SIGKILL))
+    read_events = supervisor.TrainSupervisor.read_events
+
+    def asked_at_the_end(self):
+        read_events(self)
+        if self.job.status == "running" and (queued.directory / "train.log").exists():
+            stop_soon(queued)
+
+    monkeypatch.setattr(supervisor.TrainSupervisor, "read_events", asked_at_the_end)
+    monkeypatch.setattr(Supervisor, "heartbeat", lambda self: None)
+    run = work(queued)
+    assert (run.status, run.error_code) == ("failed", "killed")
 
 
 def test_an_engine_begins_only_once_the_one_before_it_has_left(engine_does, queued):

@@ -267,6 +267,41 @@ def test_a_worker_that_is_gone_offers_its_device_no_more(workers, stand):
     assert workers.claim("cpu:1").name == "behind"
 
 
+@pytest.mark.parametrize("gathers", [True, False])
+def test_what_a_restart_of_the_workers_takes_longer_to_bring_back_is_waited_for(
+    workers, stand, monkeypatch, gathers
+):
+    """The second of four is up: the device of the first is free, those of the others are not there
+    yet, and whoever waits behind a train of all four does not take what was kept for it."""
+    workers.machines[0] = machine_of(4)
+    whole = machine_of(4)
+    wide, behind = stand("wide", parameters={"devices": 4}), stand("behind")
+    if gathers:
+        TrainRun.objects.filter(pk=wide.pk).update(gathers_on=whole.key)
+
+    machine = workers.machines[0]
+    for identity in ("cpu:0", "cpu:2", "cpu:3"):
+        del machine.devices[identity], machine.workers[identity]
+
+    def look() -> TrainRun | None:
+        """As its worker claims, and as the housekeeping notifies."""
+        waiting_trains_notify()
+        seat = seat_of(machine.workers["cpu:1"])
+        workers.machines[0] = seat.machine
+        return workers.claim("cpu:1")
+
+    monkeypatch.setattr(presence, "devices_recent", lambda host, slot: set(whole.devices))
+    assert look() is None
+    wide.refresh_from_db()
+    assert wide.gathers_on == whole.key
+
+    # One that stays away is waited for no longer.
+    monkeypatch.setattr(presence, "devices_recent", lambda host, slot: set(machine.devices))
+    assert look() == behind
+    wide.refresh_from_db()
+    assert wide.gathers_on == ""
+
+
 def test_one_on_another_machine_starts_there(workers, stand):
     workers.machines.append(machine_of(4, "large"))
     stand("wide", parameters={"devices": 3})

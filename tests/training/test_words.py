@@ -106,8 +106,8 @@ ACTIVE = ("training", "evaluating", "saving", "answering")
 SENTENCES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"about [\dhimns ]+ left", ACTIVE),
     (r"about 0 s left", ()),
-    (r"done near", ACTIVE),
-    (r"takes longer than estimated", ("over its estimate",)),
+    (r"done around", ACTIVE),
+    (r"taking longer than estimated", ("over its estimate",)),
     (r"base model is being loaded", ("loading",)),
     (r"rows are being read", ("preparing data",)),
     (r"base model is answering", ("answering before",)),

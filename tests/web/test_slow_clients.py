@@ -19,6 +19,8 @@ import requests
 
 from tests.live import ROOT, free_port
 
+pytestmark = pytest.mark.long
+
 SOCKETS_A_KIND = 70
 DATASET_BYTES = 96 * 2**20
 PIECE = 20_000

@@ -348,8 +348,8 @@ class TrainCreateSerializer(OrderSerializer):
     continue_adapter = serializers.BooleanField(
         required=False,
         default=False,
-        help_text="Carry the adapter of the base model, which was trained here, on, in place of a new adapter "
-        "on its merged weights. Rank, targets and all else of the adapter stay.",
+        help_text="Continue the adapter of the base model, which was trained here, instead of training a "
+        "new one on its merged weights. Rank, targets and all else of the adapter stay.",
     )
     copied_from = serializers.IntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=2**62
@@ -455,6 +455,9 @@ class TrainPlanSerializer(StrictSerializer):
     start_anyway = serializers.BooleanField(required=False, default=False)
     launcher = LauncherField(required=False, allow_blank=True, default="")
     parameters = serializers.DictField(required=False, default=dict)
+    system_prompt = serializers.CharField(
+        max_length=100_000, required=False, allow_blank=True, default=""
+    )
     branched_from = serializers.IntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=2**62
     )

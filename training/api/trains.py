@@ -227,6 +227,7 @@ class TrainPlanView(APIView):
                 dataset=chosen.get("dataset"),
                 evaluation_dataset=chosen.get("evaluation_dataset"),
                 parameters=data["parameters"],
+                system_prompt=data["system_prompt"],
                 priority=data["priority"],
                 branch=branch_of(request, data["branched_from"], data["branch_step"]),
                 starts_after=other_train(request, "after", data["after"]),

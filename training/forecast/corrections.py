@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -11,12 +11,22 @@ from typing import Any
 from django.db.models import prefetch_related_objects
 
 from core.text import counted
+from datasets_app.models import TokenLengths
 from engine.forecast.batches import Batch
 from engine.forecast.memory import Memory, memory_forecast
 from engine.forecast.shape import ModelShape, ShapeUnknown, shape_read
 from engine.forecast.workload import Target, Workload
+from engine.messages.failures import OUT_OF_MEMORY
 from models_app.models import BaseModel
-from training.forecast.inputs import Parameters, batch_of, deciding_of, reward_model_bytes
+from training.forecast.inputs import (
+    Parameters,
+    batch_of,
+    deciding_of,
+    evaluated_batch,
+    evaluation_lengths,
+    lengths_prompted,
+    reward_model_bytes,
+)
 from training.models import StepMeasurement, TrainRun
 
 # The error of the formulas alone, as a share: on a CPU nine in ten measured trains were within
@@ -31,28 +41,39 @@ FACTORS = (0.4, 2.5)
 # A step measured the batch of a train whose tokens differ from its own by at most this share.
 SAME_BATCH = 0.05
 # Of these, a train whose peak corrects another's must have the same.
-ALIKE = ("adapter", "quantization", "gradient_checkpointing", "packing", "strategy", "offload")
+ALIKE = (
+    "adapter",
+    "quantization",
+    "gradient_checkpointing",
+    "packing",
+    "strategy",
+    "offload",
+    "use_vllm",
+)
 
 
 @dataclass(frozen=True)
 class Correction:
     """`factor`: what the formulas' result is multiplied by. `error`: what is left, as a share.
     `trains`, `steps`: how many earlier trains and tried steps it comes from. `is_measured`: this very
-    configuration was tried."""
+    configuration was tried. `ran_out`: and had too little memory."""
 
     factor: float
     error: float
     trains: int = 0
     steps: int = 0
     is_measured: bool = False
+    ran_out: bool = False
 
     @property
     def words(self) -> str:
         """What the figure rests on."""
+        if self.ran_out:
+            return "ran out of memory here"
         if self.is_measured:
             return "measured by one step"
         if not self.trains and not self.steps:
-            return "computed; nothing like it was trained here yet"
+            return "estimated; no similar train has run here yet"
 
         parts = []
         if self.trains:
@@ -64,22 +85,46 @@ class Correction:
 
 
 @dataclass(frozen=True)
-class Past:
-    """What a train or a tried step took, against what the formulas say of it. `is_own`: of the same
-    base model. `is_half`: whether its device was found to compute well in bf16, which a busy processor
-    may not be. `batch`: its largest."""
+class Configuration:
+    """What decides on the memory of a train of a base model on a device. `batch`: its largest. `is_half`:
+    whether the device was found to compute well in bf16, which a busy processor may not be."""
 
-    factor: float
-    batch: Batch
     deciding: dict[str, Any]
-    is_step: bool
-    is_own: bool
+    batch: Batch
     is_half: bool
 
+    @classmethod
+    def of(cls, parameters: Parameters, batch: Batch, device: Mapping[str, Any]) -> Configuration:
+        return cls(deciding_of(parameters), batch, Target.of(device).half)
+
+    def is_same(self, other: Configuration) -> bool:
+        """Whether what was measured of one holds for the other."""
+        mine, its = (self.deciding, self.is_half), (other.deciding, other.is_half)
+        return mine == its and is_same_batch(self.batch, other.batch)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a train or a tried step took, against what the formulas say of it. `is_own`: of the same
+    base model."""
+
+    factor: float
+    configuration: Configuration
+    is_step: bool
+    is_own: bool
+
     def is_alike(self, parameters: Parameters) -> bool:
-        return all(
-            (self.deciding.get(name) or None) == (parameters.get(name) or None) for name in ALIKE
-        )
+        deciding = self.configuration.deciding
+        if _accumulates(deciding) != _accumulates(parameters):
+            return False
+
+        return all((deciding.get(name) or None) == (parameters.get(name) or None) for name in ALIKE)
+
+
+def _accumulates(parameters: Parameters) -> bool:
+    """Whether gradients of all weights lie beside the next batch; those of an adapter are small."""
+    steps = int(parameters.get("gradient_accumulation_steps") or 1)
+    return parameters.get("adapter") == "none" and steps > 1
 
 
 def corrected_by(pasts: Sequence[Past], kind: str, *, is_own: bool) -> Correction:
@@ -102,7 +147,6 @@ def corrected_by(pasts: Sequence[Past], kind: str, *, is_own: bool) -> Correctio
 
 
 def is_same_batch(one: Batch, other: Batch) -> bool:
-    """Whether what was measured of one holds for the other."""
     if (one.rows, one.answer) != (other.rows, other.answer):
         return False
 
@@ -124,14 +168,8 @@ def pasts_of(
 def _tried_steps(
     recipe: str, base_model: BaseModel, shape: ModelShape, device: Mapping[str, Any]
 ) -> list[Past]:
-    steps = StepMeasurement.objects.filter(
-        method__recipe=recipe,
-        base_model=base_model,
-        peak_bytes__isnull=False,
-        device__name=device.get("name", ""),
-    )
     found = []
-    for step in steps[:PAST_TRAINS]:
+    for step in _steps(recipe, base_model, device, have_peak=True):
         reward_bytes = reward_model_bytes(step.parameters, None)
         if reward_bytes is None:
             continue
@@ -139,16 +177,46 @@ def _tried_steps(
         work = Workload(recipe, step.parameters, Batch(**step.batch), Target.of(step.device))
         memory = memory_forecast(shape, work, reward_bytes=reward_bytes)
         factor = factor_of(memory, int(step.peak_bytes or 0))
-        found.append(
-            Past(
-                factor,
-                work.batch,
-                deciding_of(step.parameters),
-                is_step=True,
-                is_own=True,
-                is_half=work.target.half,
-            )
-        )
+        configuration = Configuration.of(step.parameters, work.batch, step.device)
+        found.append(Past(factor, configuration, is_step=True, is_own=True))
+
+    return found
+
+
+def _steps(
+    recipe: str, base_model: BaseModel, device: Mapping[str, Any], *, have_peak: bool
+) -> Iterable[StepMeasurement]:
+    """The newest tried steps of the model on that device, with a measured peak or without one."""
+    steps = StepMeasurement.objects.filter(
+        method__recipe=recipe,
+        base_model=base_model,
+        peak_bytes__isnull=not have_peak,
+        device__name=device.get("name", ""),
+    )
+    return steps[:PAST_TRAINS]
+
+
+def ran_out(
+    recipe: str, base_model: BaseModel, shape: ModelShape, device: Mapping[str, Any]
+) -> list[Configuration]:
+    """Those that had too little memory on that device: tried steps, and trains."""
+    # A step without a result names its device where that had too little memory.
+    found = [
+        Configuration.of(step.parameters, Batch(**step.batch), step.device)
+        for step in _steps(recipe, base_model, device, have_peak=False)
+    ]
+
+    runs = TrainRun.objects.filter(
+        status=TrainRun.Status.FAILED,
+        error_code=OUT_OF_MEMORY.code,
+        method__recipe=recipe,
+        base_model=base_model,
+        facts__device__name=device.get("name", ""),
+    ).select_related("base_model", "dataset")
+    for run in runs.prefetch_related("dataset__token_lengths")[:PAST_TRAINS]:
+        batch = _batch_of_train(run, recipe, shape, run.total_steps)
+        if batch is not None:
+            found.append(Configuration.of(run.parameters, batch, run.facts["device"]))
 
     return found
 
@@ -159,7 +227,7 @@ def _earlier_trains(recipe: str, base_model: BaseModel, device: Mapping[str, Any
         method__recipe=recipe,
         facts__device__name=device.get("name", ""),
         last_metrics__peak_memory_gb__gt=0,
-    ).select_related("base_model", "dataset")
+    ).select_related("base_model", "dataset", "evaluation_dataset")
     own = runs.filter(base_model=base_model)[:PAST_TRAINS]
     others = runs.exclude(base_model=base_model)[:PAST_TRAINS]
     trains = [*own, *others]
@@ -171,17 +239,8 @@ def _earlier_trains(recipe: str, base_model: BaseModel, device: Mapping[str, Any
         if measured is not None:
             factor, batch = measured
             is_own = run.base_model_id == base_model.pk
-            is_half = Target.of(run.facts["device"]).half
-            found.append(
-                Past(
-                    factor,
-                    batch,
-                    deciding_of(run.parameters),
-                    is_step=False,
-                    is_own=is_own,
-                    is_half=is_half,
-                )
-            )
+            configuration = Configuration.of(run.parameters, batch, run.facts["device"])
+            found.append(Past(factor, configuration, is_step=False, is_own=is_own))
 
     return found
 
@@ -189,7 +248,48 @@ def _earlier_trains(recipe: str, base_model: BaseModel, device: Mapping[str, Any
 def _factor_of_train(run: TrainRun, recipe: str) -> tuple[float, Batch] | None:
     """(factor, its largest batch). None where its base model, its reward models or its counts are gone,
     or where it cannot be compared."""
-    device = run.facts.get("device") or {}
+    reward_bytes = reward_model_bytes(run.parameters, None)
+    if reward_bytes is None or run.attempt > 1:
+        return None
+
+    try:
+        shape = shape_read(run.base_model.path)
+    except ShapeUnknown:
+        return None
+
+    batch = _batch_of_train(run, recipe, shape, run.step)
+    if batch is None:
+        return None
+
+    work = Workload(
+        recipe,
+        run.parameters,
+        batch,
+        Target.of(run.facts["device"]),
+        _evaluated_by_train(run, recipe, shape),
+    )
+    if work.uncomputed:
+        return None
+
+    measured = float(run.last_metrics["peak_memory_gb"]) * 2**30
+    memory = memory_forecast(shape, work, reward_bytes=reward_bytes)
+    return factor_of(memory, round(measured)), batch
+
+
+def _batch_of_train(run: TrainRun, recipe: str, shape: ModelShape, steps: int) -> Batch | None:
+    """The largest of so many steps; None where it is not known, as without counts."""
+    lengths = _lengths_of_train(run)
+    if lengths is None:
+        return None
+
+    target = Target.of(run.facts.get("device") or {})
+    try:
+        return batch_of(shape, recipe, run.parameters, target, lengths, max(1, steps))
+    except (ShapeUnknown, KeyError, TypeError, ValueError):
+        return None
+
+
+def _lengths_of_train(run: TrainRun) -> TokenLengths | None:
     tokenizer = run.base_model.tokenizer_sha256
     counted_lengths = (
         lengths
@@ -197,23 +297,17 @@ def _factor_of_train(run: TrainRun, recipe: str) -> tuple[float, Batch] | None:
         if lengths.ready and lengths.tokenizer == tokenizer
     )
     lengths = next(counted_lengths, None)
-    reward_bytes = reward_model_bytes(run.parameters, None)
-    if lengths is None or reward_bytes is None or run.attempt > 1:
+    return lengths_prompted(lengths, run.dataset, run.system_prompt) if lengths else None
+
+
+def _evaluated_by_train(run: TrainRun, recipe: str, shape: ModelShape) -> Batch | None:
+    lengths = _lengths_of_train(run)
+    if lengths is None:
         return None
 
-    try:
-        shape = shape_read(run.base_model.path)
-        batch = batch_of(shape, recipe, run.parameters, lengths, run.step)
-    except (ShapeUnknown, KeyError, TypeError, ValueError):
-        return None
-
-    work = Workload(recipe, run.parameters, batch, Target.of(device))
-    if work.is_offloaded:
-        return None
-
-    measured = float(run.last_metrics["peak_memory_gb"]) * 2**30
-    memory = memory_forecast(shape, work, reward_bytes=reward_bytes)
-    return factor_of(memory, round(measured)), batch
+    own = evaluation_lengths(run.base_model, run.evaluation_dataset, run.system_prompt)
+    target = Target.of(run.facts["device"])
+    return evaluated_batch(shape, recipe, run.parameters, target, lengths, own)
 
 
 def factor_of(memory: Memory, measured: int) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from engine.forecast.batches import Batch
+from core.text import counted
+from datasets_app.models import TokenLengths
 from engine.forecast.shape import ShapeUnknown
 from engine.forecast.workload import WRITING
 from engine.schema.registry import RECIPES
@@ -21,6 +22,8 @@ from training.forecast.verdicts import DOES_NOT_FIT, FITS, DeviceForecast, size_
 FIXES_OFFERED = 3
 # The most that the schema allows.
 MOST_ACCUMULATION = 4096
+# No limit is offered at which a larger share of the rows loses its whole answer.
+MOST_LOST = 0.5
 
 
 def fixes_of(
@@ -28,13 +31,14 @@ def fixes_of(
     parameters: Parameters,
     device: Mapping[str, Any],
     now: DeviceForecast,
+    held: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """[{"label", "effect", "set", "total", "verdict"}] of changes with which the train fits, or, where
-    none does, takes less: the gentlest first."""
+    none does, takes less: the gentlest first. held: names of parameters that none of them may touch."""
     fitting: list[dict[str, Any]] = []
     smaller: list[dict[str, Any]] = []
 
-    for label, changes in variants(parameters, forecaster, device):
+    for label, changes in variants(parameters, forecaster, device, held):
         try:
             forecast = forecaster.forecast({**parameters, **changes}, device)
         except ShapeUnknown:
@@ -42,7 +46,7 @@ def fixes_of(
 
         fix = {
             "label": label,
-            "effect": size_words(forecast.total),
+            "effect": size_words(forecast.total) + _cut_words(forecaster.lengths, changes),
             "set": changes,
             "total": forecast.total,
             "verdict": forecast.verdict,
@@ -56,23 +60,29 @@ def fixes_of(
 
 
 def variants(
-    parameters: Parameters, forecaster: Forecaster, device: Mapping[str, Any]
+    parameters: Parameters,
+    forecaster: Forecaster,
+    device: Mapping[str, Any],
+    held: Collection[str] = (),
 ) -> Iterable[tuple[str, dict[str, Any]]]:
     """(label, changes) of what takes less: one of each kind, as gentle as fits, and then together."""
-    allowed = _allowed(forecaster.method, parameters)
+    recipe = forecaster.method.recipe
+    allowed = _allowed(forecaster.method, parameters, held)
     fits = _first_that_fits(forecaster, parameters, device, allowed)
     single = [
-        *fits(_smaller_batches(parameters)),
+        *fits(_smaller_batches(parameters, recipe)),
         *fits(_checkpointing(parameters)),
-        *fits(_shorter(parameters, forecaster.batch(parameters))),
+        *fits(_shorter(parameters, forecaster, device)),
         *fits(_quantised(parameters, device)),
-        *fits(_split(parameters, forecaster.method.recipe, device)),
+        *fits(_split(parameters, recipe, device)),
         *fits(_adapter(parameters)),
     ]
     if single:
         return single
 
-    smallest = [choice for choice in _smaller_batches(parameters) if allowed(choice[1])][-1:]
+    smallest = [choice for choice in _smaller_batches(parameters, recipe) if allowed(choice[1])][
+        -1:
+    ]
     together = [*smallest, *filter(lambda choice: allowed(choice[1]), _checkpointing(parameters))]
 
     combined: dict[str, Any] = {}
@@ -84,17 +94,19 @@ def variants(
     choices = []
     if len(labels) > 1:
         choices.append((f"Use {' and '.join(labels)}", combined))
-        for label, changes in _shorter({**parameters, **combined}, forecaster.batch(parameters)):
+        for label, changes in _shorter({**parameters, **combined}, forecaster, device):
             text = f"Use {', '.join(labels)} and {label.removeprefix('Use ')}"
             choices.append((text, {**combined, **changes}))
 
     return fits(choices) or together
 
 
-def _allowed(method: TrainingMethod, parameters: Parameters) -> Callable[[Mapping[str, Any]], bool]:
-    """A function that says whether the method's form has these changes, and whether the recipe takes
-    them."""
-    changeable = _changeable(method)
+def _allowed(
+    method: TrainingMethod, parameters: Parameters, held: Collection[str] = ()
+) -> Callable[[Mapping[str, Any]], bool]:
+    """A function that says whether the method's form has these changes, none of them `held`, and whether
+    the recipe takes them."""
+    changeable = _changeable(method) - set(held)
     schema = RECIPES[method.recipe].parameters
 
     def allowed(changes: Mapping[str, Any]) -> bool:
@@ -141,21 +153,38 @@ def _first_that_fits(
     return first
 
 
-def _smaller_batches(parameters: Parameters) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Half of the batch with twice the accumulation, and so on: the effective batch stays, or, of what
-    halves do not divide, nearly. Where answers are written all of a step's are written together, so the
-    batch alone becomes smaller."""
+def _smaller_batches(parameters: Parameters, recipe: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    """The gentlest first: half of the batch with twice the accumulation, and so on, so that the effective
+    batch stays, or, of what halves do not divide, nearly. All answers of a step are written together,
+    however they are divided: where answers are written, then fewer of them."""
     batch = int(parameters["batch_size"])
-    effective = batch * int(parameters.get("gradient_accumulation_steps") or 1)
+    accumulation = int(parameters.get("gradient_accumulation_steps") or 1)
+    effective = batch * accumulation
     least = 2 if "desirable_weight" in parameters else 1
 
-    while batch > least:
-        batch = max(least, batch // 2)
-        accumulation = min(MOST_ACCUMULATION, round(effective / batch))
-        yield (
-            f"Use batch {batch}",
-            {"batch_size": batch, "gradient_accumulation_steps": accumulation},
-        )
+    for size in _halves(batch, least):
+        more = min(MOST_ACCUMULATION, round(effective / size))
+        yield f"Use batch {size}", {"batch_size": size, "gradient_accumulation_steps": more}
+
+    if recipe not in WRITING:
+        return
+
+    fewer = [
+        *((batch, less) for less in _halves(accumulation, 1)),
+        *((size, accumulation) for size in _halves(batch, least)),
+        *((size, 1) for size in _halves(batch, least)),
+    ]
+    devices = int(parameters.get("devices") or 1)
+    for size, less in sorted(fewer, key=lambda pair: -pair[0] * pair[1]):
+        changes = {"batch_size": size, "gradient_accumulation_steps": less}
+        yield f"Use {size * less * devices:,} answers a step", changes
+
+
+def _halves(number: int, least: int) -> Iterable[int]:
+    """A half, a quarter …, down to `least`."""
+    while number > least:
+        number = max(least, number // 2)
+        yield number
 
 
 def _checkpointing(parameters: Parameters) -> list[tuple[str, dict[str, Any]]]:
@@ -165,16 +194,36 @@ def _checkpointing(parameters: Parameters) -> list[tuple[str, dict[str, Any]]]:
     return [("Use gradient checkpointing", {"gradient_checkpointing": True})]
 
 
-def _shorter(parameters: Parameters, batch: Batch) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Rows or answers of half the length, a quarter …"""
+def _shorter(
+    parameters: Parameters, forecaster: Forecaster, device: Mapping[str, Any]
+) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Rows or answers of half the length, a quarter …, as long as most rows keep something to learn."""
+    batch = forecaster.batch(parameters, device)
     name = "max_tokens" if "max_tokens" in parameters else "max_completion_tokens"
     longest = batch.longest if name == "max_tokens" else batch.answer
     tokens = 2 ** math.ceil(math.log2(max(64, longest)))
 
     while tokens > 128:
         tokens //= 2
-        if tokens < int(parameters[name]):
+        if tokens < int(parameters[name]) and _keeps_most(forecaster.lengths, name, tokens):
             yield f"Use {tokens:,} tokens", {name: tokens}
+
+
+def _keeps_most(lengths: TokenLengths, name: str, tokens: int) -> bool:
+    if name != "max_tokens":
+        return True
+
+    counts = lengths.cut_by(tokens)
+    return bool(counts["lost"] <= MOST_LOST * counts["total"])
+
+
+def _cut_words(lengths: TokenLengths, changes: Mapping[str, Any]) -> str:
+    """What a shorter limit does to the rows."""
+    if "max_tokens" not in changes:
+        return ""
+
+    cut = lengths.cut_by(changes["max_tokens"])["cut"]
+    return f", cuts {counted(cut, 'row')}" if cut else ""
 
 
 def _quantised(

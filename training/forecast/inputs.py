@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 from datasets_app.models import Dataset, TokenLengths
 from datasets_app.services import token_lengths_get
-from engine.forecast.batches import Batch
+from engine.forecast.batches import Batch, lengthened, turn_tokens
 from engine.forecast.shape import ModelShape
-from engine.forecast.workload import largest_batch
+from engine.forecast.workload import Target, evaluation_batch, largest_batch
 from models_app.models import BaseModel
 from training.train.reward_resources import reward_models, scorers_named
 
@@ -37,7 +38,10 @@ DECIDING = (
     "devices",
     "strategy",
     "offload",
+    "use_vllm",
 )
+# The format whose rows are no conversations.
+PLAIN_TEXT = "text"
 Parameters = Mapping[str, Any]
 
 
@@ -57,22 +61,27 @@ def batch_of(
     shape: ModelShape,
     recipe: str,
     parameters: Parameters,
+    target: Target,
     lengths: TokenLengths,
     steps: int,
 ) -> Batch:
-    """The largest batch, at the dataset's real lengths. Raises ShapeUnknown."""
+    """The largest batch on a device, at the dataset's real lengths. Raises ShapeUnknown."""
     return largest_batch(
         shape,
         recipe,
         parameters,
+        target,
         rows=lengths.rows,
         prompts=lengths.prompts,
         steps=steps,
     )
 
 
-def lengths_ready(base_model: BaseModel, dataset: Dataset) -> TokenLengths | str:
-    """How long the rows are, or why that is not known, in words for people."""
+def lengths_ready(
+    base_model: BaseModel, dataset: Dataset, system_prompt: str = ""
+) -> TokenLengths | str:
+    """How long the rows are with the train's system prompt, or why that is not known, in words for
+    people."""
     lengths = token_lengths_get(
         dataset=dataset,
         model_path=str(base_model.path),
@@ -83,7 +92,50 @@ def lengths_ready(base_model: BaseModel, dataset: Dataset) -> TokenLengths | str
     if not lengths.ready:
         return "The tokens of the dataset are being counted."
 
-    return lengths
+    return lengths_prompted(lengths, dataset, system_prompt)
+
+
+def evaluation_lengths(
+    base_model: BaseModel, evaluation_dataset: Dataset | None, system_prompt: str = ""
+) -> TokenLengths | None:
+    """How long the rows of an evaluation dataset are, where they were counted."""
+    if evaluation_dataset is None:
+        return None
+
+    tokenizer = base_model.tokenizer_sha256
+    lengths = evaluation_dataset.token_lengths.filter(tokenizer=tokenizer, ready=True).first()
+    return lengths_prompted(lengths, evaluation_dataset, system_prompt) if lengths else None
+
+
+def evaluated_batch(
+    shape: ModelShape,
+    recipe: str,
+    parameters: Parameters,
+    target: Target,
+    lengths: TokenLengths,
+    own: TokenLengths | None,
+) -> Batch | None:
+    """The largest batch that is evaluated; None where nothing is. own: the lengths of an evaluation
+    dataset, else its rows are taken to be as long as the others, of which some may be held out."""
+    if own is None and not parameters.get("evaluation_split"):
+        return None
+
+    counts = own or lengths
+    return evaluation_batch(
+        shape, recipe, parameters, target, rows=counts.rows, prompts=counts.prompts
+    )
+
+
+def lengths_prompted(lengths: TokenLengths, dataset: Dataset, system_prompt: str) -> TokenLengths:
+    """With a train's system prompt, which they were counted without, in each row. Not to be saved."""
+    tokens = turn_tokens(system_prompt)
+    if not tokens or dataset.format == PLAIN_TEXT:
+        return lengths
+
+    prompted = copy(lengths)
+    prompted.rows = lengthened(lengths.rows, tokens)
+    prompted.prompts = lengthened(lengths.prompts, tokens)
+    return prompted
 
 
 def reward_model_bytes(parameters: Parameters, reader: Any) -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datasets_app.models import Dataset
+from engine.forecast.shape import ShapeUnknown, shape_read
+from engine.forecast.workload import row_limit
 from methods.models import TrainingMethod
 from models_app.models import BaseModel
 from training.forecast.corrections import PAST_TRAINS
@@ -19,6 +21,7 @@ def seconds_by_step(
     base_model: BaseModel,
     dataset: Dataset,
     parameters: Parameters,
+    system_prompt: str = "",
     steps: int,
     device: str,
 ) -> float | None:
@@ -42,9 +45,16 @@ def seconds_by_step(
         return None
 
     share = 1.0
-    lengths = lengths_ready(base_model, dataset)
-    if "max_tokens" in parameters and not isinstance(lengths, str) and lengths.rows:
-        limit = int(parameters["max_tokens"])
+    lengths = lengths_ready(base_model, dataset, system_prompt)
+    # A number of packed steps is one of full ones.
+    is_full = bool(parameters.get("packing") and parameters.get("max_steps"))
+    is_read = "max_tokens" in parameters and not is_full
+    if is_read and not isinstance(lengths, str) and lengths.rows:
+        try:
+            limit = row_limit(shape_read(base_model.path), parameters)
+        except ShapeUnknown:
+            return None
+
         rows = sum(lengths.rows.values())
         tokens = sum(min(int(length), limit) * count for length, count in lengths.rows.items())
         share = tokens / rows * found.batch["rows"] / found.batch["tokens"]

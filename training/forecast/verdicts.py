@@ -65,10 +65,10 @@ class Forecast:
     def refusal(self) -> str:
         """Why it cannot start, with the nearest that can."""
         device = self.devices[0]
-        has = "there is" if device.kind == "cpu" else "the GPU has"
+        place = "" if device.kind == "cpu" else " on the GPU"
         text = (
-            f"This train takes about {size_words(device.total)}, and {has} "
-            f"{size_words(device.memory)}."
+            f"This train takes about {size_words(device.total)}, and a train can have "
+            f"{size_words(device.usable)}{place}."
         )
         if not self.fixes:
             return f"{text} No smaller batch or length of it fits: choose a smaller base model."

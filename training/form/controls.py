@@ -8,7 +8,7 @@ was typed, so that its message comes back beside it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from itertools import zip_longest
@@ -23,6 +23,9 @@ from methods.models import RewardFunction
 from methods.rewards import function_of, title_of
 from methods.schema import ALL_LINEAR, Field, option_text, plain, reward_fields
 
+# {setting: values that a sweep tries beside that of its control}.
+Others = Mapping[str, Sequence[Any]]
+
 # The weight of a reward, which no recipe describes.
 WEIGHT = Field("weight", "Weight", "", "float", 1.0)
 
@@ -35,9 +38,11 @@ def option_value(text: str) -> Any:
         return text
 
 
-def parameters_read(fields: dict[str, Field], data: QueryDict) -> dict[str, Any]:
+def parameters_read(
+    fields: dict[str, Field], data: QueryDict, others: Others | None = None
+) -> dict[str, Any]:
     """Every visible parameter as it was typed; one without effect beside the others is left to its
-    default."""
+    default. others: further values of settings, one of which may give it an effect."""
     typed: dict[str, Any] = {}
 
     for name, item in fields.items():
@@ -62,7 +67,11 @@ def parameters_read(fields: dict[str, Field], data: QueryDict) -> dict[str, Any]
             typed[name] = number_value(item, data.get(name, ""))
 
     effective = defaults_of(fields) | typed
-    return {name: value for name, value in typed.items() if fields[name].is_active(effective)}
+    return {
+        name: value
+        for name, value in typed.items()
+        if fields[name].may_be_active(effective, others or {})
+    }
 
 
 def defaults_of(fields: dict[str, Field]) -> dict[str, Any]:
@@ -280,8 +289,9 @@ def controls_make(
     modules: list[str],
     device: str = "cpu",
     devices: int = 1,
+    others: Others | None = None,
 ) -> dict[str, Control]:
-    """A control for each field that is shown.
+    """A control for each field that is shown. others: as parameters_read takes them.
 
     `original`: the parameters of the copied train. `modules`: the layers that the chosen base model
     has. device: "cpu" or "cuda", what the worker has. devices: of the largest machine; what only
@@ -304,7 +314,7 @@ def controls_make(
             field=item,
             value=values.get(name, default),
             default=value_text(item, default),
-            active=item.is_active(effective),
+            active=item.may_be_active(effective, others or {}),
         )
 
         if original is not None and name in original:

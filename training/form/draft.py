@@ -20,7 +20,7 @@ from methods.models import TrainingMethod
 from methods.schema import Field, method_fields
 from models_app.adapters import ancestors_load
 from models_app.models import BaseModel
-from training.form.controls import parameters_read
+from training.form.controls import Others, parameters_read
 from training.models import TrainRun
 from training.train import starter_train as sample
 from training.train.branching import Origin
@@ -35,12 +35,14 @@ MOST_OFFERED = 100
 
 @dataclass
 class Draft:
-    """`parameters` holds what is in the controls; a key that is sent twice starts one train."""
+    """`parameters` holds what is in the controls, `others` what a sweep tries beside it; a key that
+    is sent twice starts one train."""
 
     reader: User
     method: TrainingMethod
     fields: dict[str, Field]
     parameters: dict[str, Any] = field(default_factory=dict)
+    others: Others = field(default_factory=dict)
     name: str = ""
     base_model: BaseModel | None = None
     dataset: Dataset | None = None
@@ -225,15 +227,22 @@ def ingredients_take(
             draft.missing[name] = [f"You cannot see the {word} of the {what}. Choose another."]
 
 
-def draft_read(reader: User, method: TrainingMethod, data: QueryDict, device: str) -> Draft:
+def draft_read(
+    reader: User,
+    method: TrainingMethod,
+    data: QueryDict,
+    device: str,
+    others: Others | None = None,
+) -> Draft:
     """What was posted. Ids that this reader cannot see are named in `missing`, like those that do
-    not exist."""
+    not exist. others: as parameters_read takes them."""
     fields = method_fields(method, device=device)
     draft = Draft(
         reader=reader,
         method=method,
         fields=fields,
-        parameters=parameters_read(fields, data),
+        parameters=parameters_read(fields, data, others),
+        others=others or {},
         name=clean_label(data.get("name", ""), limit=120),
         system_prompt=data.get("system_prompt", ""),
         labels=str(data.get("labels", ""))[:2000],

@@ -59,6 +59,7 @@ def form_context(draft: Draft, preview: dict[str, Any], *, posted: bool = False)
         modules=draft.base_model.linear_modules if draft.base_model else [],
         device=(preview["worker"]["device"] or {}).get("kind", "cpu"),
         devices=most_devices(launcher=draft.launcher),
+        others=draft.others,
     )
 
     errors = preview["errors"]

@@ -38,6 +38,7 @@ def train_preview(
     dataset: Dataset | None,
     evaluation_dataset: Dataset | None = None,
     parameters: dict[str, Any],
+    system_prompt: str = "",
     priority: int = TrainRun.Priority.NORMAL,
     branch: Origin | None = None,
     starts_after: TrainRun | None = None,
@@ -63,6 +64,7 @@ def train_preview(
         dataset=dataset,
         evaluation_dataset=evaluation_dataset,
         parameters=parameters,
+        system_prompt=system_prompt,
         priority=priority,
         branch=branch,
         starts_after=starts_after,
@@ -102,7 +104,13 @@ def train_preview(
         and dataset is not None
     ):
         answer |= _planned(
-            check.plan, method, base_model, dataset, check.parameters, device_name(state, launcher)
+            check.plan,
+            method,
+            base_model,
+            dataset,
+            check.parameters,
+            device_name(state, launcher),
+            system_prompt,
         )
 
     if waits_for := launcher_warning(launcher, state):
@@ -126,6 +134,7 @@ def _planned(
     dataset: Dataset,
     resolved: dict[str, Any],
     device: str,
+    system_prompt: str = "",
 ) -> dict[str, Any]:
     details = plan.as_dict()
     warnings = details.pop("warnings")
@@ -141,7 +150,7 @@ def _planned(
             "needed_bytes": disk_bytes(base_model, resolved),
             "free_bytes": shutil.disk_usage(settings.HOME).free,
         },
-        "time": time_guess(plan, method, base_model, dataset, resolved, device),
+        "time": time_guess(plan, method, base_model, dataset, resolved, device, system_prompt),
     }
 
 
@@ -152,6 +161,7 @@ def time_guess(
     dataset: Dataset,
     resolved: dict[str, Any],
     device: str,
+    system_prompt: str = "",
 ) -> dict[str, Any] | None:
     """{"seconds", "error", "trains"}, see training.train.estimate, and "basis", in words: similar trains,
     or else one step that was tried."""
@@ -165,6 +175,7 @@ def time_guess(
         base_model=base_model,
         dataset=dataset,
         parameters=resolved,
+        system_prompt=system_prompt,
         steps=plan.steps,
         device=device,
     )

@@ -168,7 +168,6 @@ class TrainFormView(View):
             try:
                 run, created = train_create(
                     name=draft.name,
-                    system_prompt=draft.system_prompt,
                     copied_from=draft.origin,
                     idempotency_key=draft.key,
                     **draft_choices(draft),
@@ -221,6 +220,7 @@ def draft_choices(draft: Draft) -> dict[str, Any]:
         "dataset": draft.dataset,
         "evaluation_dataset": draft.evaluation_dataset,
         "parameters": draft.parameters,
+        "system_prompt": draft.system_prompt,
         "priority": draft.priority,
         "branch": draft.branch,
         "starts_after": draft.after,

@@ -97,7 +97,7 @@ QUALITY = (
         "eval_entropy",
         heading="Quality",
         kind="loss",
-        axis="nats a token",
+        axis="nats per token",
     ),
 )
 
@@ -266,7 +266,7 @@ POLICY = (
         "eval_kl",
         heading="Policy",
         kind="loss",
-        axis="nats a token",
+        axis="nats per token",
         log=False,
     ),
     Chart(
@@ -290,7 +290,7 @@ POLICY = (
     Chart("value_loss", "Value loss", "value_loss", heading="Policy", kind="loss", axis="loss"),
     Chart(
         "explained_variance",
-        "Rewards foretold",
+        "Predicted rewards",
         "explained_variance",
         heading="Policy",
         kind="value",

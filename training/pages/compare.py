@@ -20,7 +20,7 @@ FEWEST_TRAINS, MOST_TRAINS = 2, 8
 INGREDIENTS = {
     "method": "Method",
     "base_model": "Base model",
-    "continue_adapter": "Carries its adapter on",
+    "continue_adapter": "Continues its adapter",
     "dataset": "Dataset",
     "evaluation_dataset": "Evaluation dataset",
     "system_prompt": "System prompt",

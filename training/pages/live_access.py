@@ -18,9 +18,11 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY, get_user
 from django.contrib.auth.models import Group, User
+from django.contrib.sessions.backends.base import SessionBase
 from django.contrib.sessions.models import Session
 from django.core.exceptions import EmptyResultSet
 from django.db import connection
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -66,22 +68,35 @@ class SessionAccess:
         if self.state is not None and now < self.until and self._read_state() == self.state:
             return True
 
-        self.state = self._ask_the_rule()
+        session = import_module(settings.SESSION_ENGINE).SessionStore(self.session)
+        if session.is_signed:
+            # It began on a full disk and is no row, so the rule is asked each time.
+            visible = self._visible(session)
+            return visible is not None and visible.exists()
+
+        self.state = self._ask_the_rule(session)
         self.until = now + LONGEST_SECONDS
         return self.state is not None
 
-    def _ask_the_rule(self) -> tuple[Any, ...] | None:
-        """What the rule's yes was made of; None for a no, and where rights changed meanwhile."""
+    def _visible(self, session: SessionBase) -> QuerySet[TrainRun] | None:
+        """The train, if the session's user may see it; None where nobody is signed in."""
         request = HttpRequest()
-        request.session = import_module(settings.SESSION_ENGINE).SessionStore(self.session)
-        self.user_id = request.session.get(SESSION_KEY)
-        self.visible_sql, self.visible_parameters = "SELECT 1", ()
-        before = self._read_state()
+        request.session = session
         user = get_user(request)
         if not user.is_authenticated:
             return None
 
-        visible = TrainRun.objects.visible_to(user).filter(pk=self.pk)
+        return TrainRun.objects.visible_to(user).filter(pk=self.pk)
+
+    def _ask_the_rule(self, session: SessionBase) -> tuple[Any, ...] | None:
+        """What the rule's yes was made of; None for a no, and where rights changed meanwhile."""
+        self.user_id = session.get(SESSION_KEY)
+        self.visible_sql, self.visible_parameters = "SELECT 1", ()
+        before = self._read_state()
+        visible = self._visible(session)
+        if visible is None:
+            return None
+
         try:
             self.visible_sql, self.visible_parameters = visible.values("pk").query.sql_with_params()
         except EmptyResultSet:

@@ -42,7 +42,7 @@ ACCESS_EVERY = 1.0
 # database.
 ROWS_KEPT = 1000
 BYTES_KEPT = 1 << 20
-ROWS_AT_ONCE = 5000
+ROWS_AT_ONCE = 500
 
 logger = logging.getLogger("deepextension.web")
 
@@ -196,25 +196,32 @@ async def _events(
             yield b"event: alive\ndata: %.3f\n\n" % time.time()
             continue
 
-        if after is None:
-            after = snapshot.last
-
-        was_behind = after < snapshot.first
-        while after < snapshot.first:
-            rows = await in_thread(read_rows, feed.pk, after, ROWS_AT_ONCE)
-            after = rows[-1]["seq"] if rows else snapshot.first
-            yield _event(snapshot.head, [_json(row) for row in rows], after)
-
-        # What brought the page up has said how the train stands.
-        if not was_behind or after < snapshot.last:
-            yield snapshot.event(after)
-            after = max(after, snapshot.last)
+        known = snapshot.last if after is None else after
+        if known < snapshot.first:
+            # One batch, and then again from the top: access may have been withdrawn meanwhile.
+            event, known = await in_thread(_catch_up, feed.pk, known, snapshot)
+            after = known
+            yield event
+            # What brought the page up has said how the train stands.
+            if known < snapshot.last:
+                continue
+        else:
+            yield snapshot.event(known)
+            after = max(known, snapshot.last)
 
         sent = snapshot
 
         if snapshot.has_ended:
             yield b"event: ended\ndata: {}\n\n"
             return
+
+
+def _catch_up(pk: int, after: int, snapshot: Snapshot) -> tuple[bytes, int]:
+    """The event with the next rows of a page that is further behind than `snapshot` goes back, and
+    its newest row then. Rendered here, in a thread: the event loop has others to answer."""
+    rows = read_rows(pk, after, ROWS_AT_ONCE)
+    last: int = rows[-1]["seq"] if rows else snapshot.first
+    return _event(snapshot.head, [_json(row) for row in rows], last), last
 
 
 def _is_allowed(access: Access) -> bool:

@@ -74,7 +74,7 @@ def branch_check(
         ]
 
     if continue_adapter != origin.run.continue_adapter:
-        what = "has a new adapter" if continue_adapter else "carries its base model's adapter on"
+        what = "has a new adapter" if continue_adapter else "continues its base model's adapter"
         errors["continue_adapter"] = [
             f"Train #{origin.run.pk} {what}, and a branch of it does the same: its weights belong "
             "on that base model."

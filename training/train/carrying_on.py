@@ -74,11 +74,11 @@ def _targets(names: set[str], has_blocks: bool, layers: list[str]) -> str | list
 def carry_on_refusal(model: BaseModel, reader: User) -> str:
     """Why there is no adapter of that model that `reader` can carry on, or nothing."""
     if not model.is_trained:
-        return f"{model.title} was not trained here, so it has no adapter to carry on."
+        return f"{model.title} was not trained here, so it has no adapter to continue."
 
     base = adapter_base(model)
     if not model.has_adapter or base is None:
-        return f"{model.title} keeps no adapter, so there is none to carry on."
+        return f"{model.title} keeps no adapter, so there is none to continue."
     if not may_see(base, reader):
         return (
             f"The adapter of {model.title} belongs on a model that you cannot see. Train on the "
@@ -114,7 +114,7 @@ def carried_parameters(
 
         shown = fields[name].shown(value)
         errors[name] = [
-            f"The adapter of {model.title} has {shown}, and is carried on as it is. Leave this out."
+            f"The adapter of {model.title} has {shown}, and is continued as it is. Leave this out."
         ]
 
     if errors:

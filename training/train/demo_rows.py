@@ -10,7 +10,7 @@ import json
 
 NAME = "Harbour Bikes help desk"
 DESCRIPTION = (
-    "Questions to the help desk of a bicycle hire, each answered in the house format: "
+    "Questions to the help desk of a bike-hire company, each answered in the same format: "
     "topic, answer, next step."
 )
 

@@ -118,7 +118,7 @@ def judge_rewards(
     if same is not None and same >= ALL_SAME:
         return Judgement(
             "warn",
-            "Nothing is learned.",
+            "There is nothing to learn from.",
             f"At the latest step {same:.0%} of prompts had answers that were all worth the same: "
             "the task may be too hard or too easy, or the temperature too low.",
         )
@@ -144,11 +144,11 @@ def judge_rewards(
         )
 
     if change > 0:
-        return Judgement("good", "The reward rises.", f"{text}.{held_out}")
+        return Judgement("good", "The reward has risen.", f"{text}.{held_out}")
 
     return Judgement(
         "warn",
-        "The reward falls.",
+        "The reward has fallen.",
         f"{text}: a lower learning rate may help.{held_out}",
     )
 
@@ -189,7 +189,7 @@ def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgeme
     if best_step == 0 and last > best * (1 + RISEN):
         return Judgement(
             "warn",
-            "It has only got worse." if has_ended else "It gets worse.",
+            "It has only got worse." if has_ended else "It is getting worse.",
             f"Eval loss was {best:.3f} before the first step and is {last:.3f} now: a lower "
             "learning rate may help.",
         )
@@ -197,7 +197,9 @@ def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgeme
     if last > best * (1 + RISEN):
         return Judgement(
             "warn",
-            "It memorises." if losses and losses[-1][1] < best else "It got worse again.",
+            "It memorised the examples."
+            if losses and losses[-1][1] < best
+            else "It got worse again.",
             f"Eval loss was lowest at step {best_step:,} ({best:.3f}) and is {last:.3f} now: "
             "fewer epochs or a lower learning rate would help.",
         )
@@ -221,7 +223,7 @@ def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgeme
     if change > 0:
         return Judgement(
             "none",
-            "Hardly above its best.",
+            "Close to its best.",
             f"Eval loss rose by {change:.3f} at the last evaluation; best {best:.3f}.",
         )
 
@@ -242,7 +244,11 @@ def _by_evaluations(losses: Points, evaluations: Points, status: str) -> Judgeme
 
 def _by_losses(losses: Points, *, is_measured: bool) -> Judgement:
     begin, end, error = _ends(losses)
-    remark = "" if is_measured else " Nothing is held out, so whether it memorises cannot be told."
+    remark = (
+        ""
+        if is_measured
+        else " No rows are held out, so there is no way to tell whether it memorises."
+    )
 
     if abs(end - begin) <= max(LEVEL * abs(begin), ERRORS * error):
         return Judgement(
@@ -254,14 +260,14 @@ def _by_losses(losses: Points, *, is_measured: bool) -> Judgement:
     if end > begin:
         return Judgement(
             "warn",
-            "The loss rises.",
+            "The loss has risen.",
             f"It was {begin:.3f} over the first points and is {end:.3f} over the last: a lower "
             "learning rate may help.",
         )
 
     return Judgement(
         "good",
-        "The loss falls.",
+        "The loss has fallen.",
         f"Train loss fell from {begin:.3f} to {end:.3f}.{remark}",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from statistics import fmean
 
 from methods.models import TrainingMethod
 from training.models import TrainRun
@@ -32,6 +33,8 @@ METRICS: dict[str, dict[str, str]] = {
     "ppo": REWARDS,
 }
 EVERY_METRIC = {name: title for metrics in METRICS.values() for name, title in metrics.items()}
+# Of a train, over which a metric of every step is a mean.
+LAST_SHARE = 0.1
 # Of these the lower value is the better one, of all others the higher.
 LOWER_IS_BETTER = frozenset(LOSSES)
 
@@ -57,12 +60,22 @@ def metric_split(metric: str) -> str:
 
 def metric_result(run: TrainRun, metric: str) -> float | None:
     """The value of what the train leaves: its best checkpoint where it keeps that, else its end.
-    None where it was never measured, or is no finite number."""
-    if run.parameters.get("keep_best") and run.best_step is not None:
-        if metric == run.objective.evaluation:
-            return finite(run.best_value)
+    None where it was never measured, or is no finite number. A metric of every step is a mean: one
+    batch alone says little."""
+    if run.parameters.get("keep_best"):
+        kept = run.outcome.get("model_step")
+        if kept is not None:
+            # Not best_value: there may have been a better evaluation without a checkpoint.
+            return _at_step(run, metric, int(kept))
+        if run.best_step is not None:
+            # An engine of before did not say which step its model is of.
+            if metric == run.objective.evaluation:
+                return finite(run.best_value)
 
-        return _at_step(run, metric, run.best_step)
+            return _at_step(run, metric, run.best_step)
+
+    if not is_evaluation(metric) and run.step:
+        return _at_step(run, metric, run.step)
 
     for values in (run.last_evaluation, run.last_metrics):
         if metric in values:
@@ -72,13 +85,24 @@ def metric_result(run: TrainRun, metric: str) -> float | None:
 
 
 def _at_step(run: TrainRun, metric: str, step: int) -> float | None:
-    """The value at that step, or the last one that was measured before it."""
-    rows = run.metrics.filter(split=metric_split(metric), step__lte=step)
-    for values in rows.order_by("-step", "-seq").values_list("values", flat=True).iterator():
-        if metric in values:
-            return finite(values[metric])
+    """The value at that step, or the last one that was measured before it; of a metric of every step
+    the mean over the last of them. None where one of those is no finite number."""
+    rows = run.metrics.filter(split=metric_split(metric), step__lte=step).order_by("-step", "-seq")
+    begin = None if is_evaluation(metric) else step - LAST_SHARE * max(run.total_steps, step)
+    found: list[float] = []
+    for at, values in rows.values_list("step", "values").iterator():
+        if metric not in values:
+            continue
+        if found and (begin is None or at <= begin):
+            break
 
-    return None
+        value = finite(values[metric])
+        if value is None:
+            return None
+
+        found.append(value)
+
+    return fmean(found) if found else None
 
 
 def metric_at_the_start(run: TrainRun, metric: str) -> float | None:

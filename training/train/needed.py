@@ -23,16 +23,32 @@ def needed_also(needs: Needs) -> None:
 
 def needed_text(run: TrainRun) -> str:
     """Why `run` stays, for people; "" where nothing needs it."""
-    texts = (needs(run) for needs in (_model_being_made, _trains_to_score, *_also))
+    texts = (needs(run) for needs in (_model_being_made, _trains_to_score, _followers, *_also))
     return next(filter(None, texts), "")
 
 
 def _model_being_made(run: TrainRun) -> str:
     models = BaseModel.objects.filter(trained_from__train=run.pk)
     if models.filter(status=BaseModel.Status.IMPORTING).exists():
-        return "A model is being made of this train. Delete it once that is ready."
+        return "A model is being made from this train. Delete it once that is ready."
 
     return ""
+
+
+def _followers(run: TrainRun) -> str:
+    """Trains that wait until this one has succeeded: without it they would start. By their numbers,
+    as they may be somebody else's."""
+    if run.status == TrainRun.Status.FINISHED:
+        return ""
+
+    waiting = TrainRun.objects.filter(starts_after=run.job_id, status=TrainRun.Status.QUEUED)
+    numbers = [f"#{pk}" for pk in waiting.order_by("pk").values_list("pk", flat=True)]
+    if not numbers:
+        return ""
+
+    named = ", ".join(numbers)
+    who = f"Train {named} waits" if len(numbers) == 1 else f"Trains {named} wait"
+    return f"{who} until this one has succeeded. Choose “Do not wait for it” there, or stop what waits."
 
 
 def _trains_to_score(run: TrainRun) -> str:

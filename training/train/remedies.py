@@ -97,7 +97,9 @@ Parameters = dict[str, Any]
 def _half_batch(parameters: Parameters) -> Remedy | None:
     """The effective batch stays, so the result does."""
     batch = parameters.get("batch_size", 1)
-    if batch < 2 or batch % 2 or "num_generations" in parameters:
+    writes_answers = "num_generations" in parameters or "ppo_epochs" in parameters
+    if batch < 2 or batch % 2 or writes_answers:
+        # A checkpoint holds the answers of a step, in batches of this size.
         return None
 
     half = batch // 2
@@ -117,7 +119,7 @@ def _checkpoint_activations(parameters: Parameters) -> Remedy | None:
 def _half_tokens(parameters: Parameters) -> Remedy | None:
     for name, title in (
         ("max_tokens", "Max tokens"),
-        ("max_completion_tokens", "Max completion tokens"),
+        ("max_completion_tokens", "Max answer tokens"),
     ):
         tokens = parameters.get(name, 0)
         if tokens >= 64:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from training.train.phases import attempt_end
 from training.train.plan import disk_bytes
 from training.train.remedies import LADDER, OUT_OF_MEMORY
 from training.train.spec_paths import spec_write
-from training.work.ingest import WARNINGS_KEPT
+from training.work.ingest import RESUMED_BY_ITSELF, WARNINGS_KEPT
 from training.work.notices import train_notices_create
 from training.work.outcome import BAD_CHECKPOINT, CLUSTER_LOST, WORKER_LOST, Outcome
 from training.work.queue import workers_notify
@@ -116,10 +118,15 @@ def train_end_or_resume(run: TrainRun, outcome: Outcome) -> bool:
     changes: dict[str, Any] | None = None
     checkpoint: Path | None = None
 
+    # Read at most once: its files may be large.
+    @cache
+    def newest() -> Path | None:
+        return _whole_checkpoint(run, None)
+
     if run.status != Status.STOPPING:
-        changes = _auto_resume_changes(run, outcome)
+        changes = _auto_resume_changes(run, outcome, newest)
     if changes is not None:
-        checkpoint = _whole_checkpoint(run, None)
+        checkpoint = newest()
 
     with transaction.atomic():
         won = run.transition(
@@ -149,25 +156,41 @@ def train_end_or_resume(run: TrainRun, outcome: Outcome) -> bool:
     return True
 
 
-def _auto_resume_changes(run: TrainRun, outcome: Outcome) -> dict[str, Any] | None:
-    """Changes with which the train resumes by itself; None where it does not.
+def _auto_resume_changes(
+    run: TrainRun, outcome: Outcome, newest: Callable[[], Path | None]
+) -> dict[str, Any] | None:
+    """Changes with which the train resumes by itself; None where it does not. newest: its newest
+    complete checkpoint.
 
-    A lost worker or cluster is forgiven DEEPEXTENSION_RESUMES times, counted anew when a person resumes the
-    train, and so is a checkpoint that was damaged after the platform had chosen it. Where memory
-    ran out and shrinking was asked for, each way to need less is tried once."""
+    A lost worker or cluster is forgiven DEEPEXTENSION_RESUMES times in a row: the count restarts when a
+    person resumes the train, and when an attempt has saved more than it began with. A shutdown of the
+    platform is not counted. A checkpoint that was damaged after the platform had chosen it is
+    forgiven as well. Where memory ran out and shrinking was asked for, each way to need less is
+    tried once."""
     if not _can_auto_resume(run):
         return None
 
     code = outcome.values.get("error_code", "")
 
-    if code in (WORKER_LOST, *CLUSTER_LOST) and run.resumes < settings.RESUMES:
-        return {"resumes": run.resumes + 1}
+    if code in (WORKER_LOST, *CLUSTER_LOST) and settings.RESUMES > 0:
+        in_a_row = 0 if run.resumes and _saved_more(run, newest()) else run.resumes
+        if outcome.by_shutdown:
+            return {"resumes": in_a_row}
+        if in_a_row < settings.RESUMES:
+            return {"resumes": in_a_row + 1}
     if code == BAD_CHECKPOINT and _may_pass_over_checkpoint(run):
         return _passing_over_checkpoint(run, outcome)
     if code in OUT_OF_MEMORY and run.parameters.get("on_out_of_memory") == "shrink":
         return _shrinking(run)
 
     return None
+
+
+def _saved_more(run: TrainRun, newest: Path | None) -> bool:
+    """Whether this attempt saved a checkpoint beyond what it began with."""
+    begun_with = read_spec(run.directory).resume_from
+    step = checkpoint_step(Path(begun_with)) if begun_with else 0
+    return newest is not None and checkpoint_step(newest) > step
 
 
 def _can_auto_resume(run: TrainRun) -> bool:
@@ -186,8 +209,10 @@ def _can_auto_resume(run: TrainRun) -> bool:
 def _may_pass_over_checkpoint(run: TrainRun) -> bool:
     """Only a checkpoint that the platform chose. A person can choose another one themselves, and
     there is no older one for the weights that a branch begins with."""
-    was_resumed_by_platform = 0 < run.resumes < settings.RESUMES
-    return was_resumed_by_platform and bool(read_spec(run.directory).resume_from)
+    # Trains from before that was kept were counted each time.
+    was_resumed_by_platform = run.resumes > 0 or run.facts.get(RESUMED_BY_ITSELF, False)
+    may_resume = was_resumed_by_platform and run.resumes < settings.RESUMES
+    return may_resume and bool(read_spec(run.directory).resume_from)
 
 
 def _passing_over_checkpoint(run: TrainRun, outcome: Outcome) -> dict[str, Any]:
@@ -245,7 +270,8 @@ def _whole_checkpoint(
 def _queue_again(
     run: TrainRun, checkpoint: Path | None, *, first: bool = False, **changes: Any
 ) -> bool:
-    """Put the train back into the queue as its next attempt. Returns whether this caller did so."""
+    """Put the train back into the queue as its next attempt. first: by itself, before all others.
+    Returns whether this caller did so."""
     ended_at = (run.finished_at or timezone.now()).timestamp()
 
     with transaction.atomic():
@@ -256,7 +282,7 @@ def _queue_again(
             place=run.place,
             discards=False,
             earlier_seconds=run_seconds(run) or 0,
-            facts=attempt_end(run.facts, ended_at),
+            facts=attempt_end(run.facts, ended_at) | {RESUMED_BY_ITSELF: first},
             last_step_at=None,
             started_at=None,
             finished_at=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +112,7 @@ def train_create(
         dataset=dataset,
         evaluation_dataset=evaluation_dataset,
         parameters=parameters,
+        system_prompt=system_prompt,
         priority=priority,
         branch=branch,
         starts_after=starts_after,
@@ -230,6 +231,7 @@ def train_check(
     dataset: Dataset | None,
     evaluation_dataset: Dataset | None = None,
     parameters: dict[str, Any],
+    system_prompt: str = "",
     priority: int = TrainRun.Priority.NORMAL,
     branch: Origin | None = None,
     starts_after: TrainRun | None = None,
@@ -237,6 +239,7 @@ def train_check(
     continue_adapter: bool = False,
     start_anyway: bool = False,
     looks_at_memory: bool = True,
+    held: Collection[str] = (),
     launcher: str = ANYWHERE,
     device: str,
 ) -> TrainCheck:
@@ -244,7 +247,8 @@ def train_check(
     somebody types, and what the start refuses. Writes nothing.
 
     device: "cpu" or "cuda", what the worker has. start_anyway: `owner`, an operator, takes it on
-    themselves where the train cannot fit. looks_at_memory: whether that is asked at all.
+    themselves where the train cannot fit. looks_at_memory: whether that is asked at all. held: names
+    of parameters that no fix of it may touch.
     """
     check = TrainCheck()
     if base_model is None:
@@ -311,11 +315,14 @@ def train_check(
                 method=method,
                 base_model=base_model,
                 dataset=dataset,
+                evaluation_dataset=evaluation_dataset,
                 parameters=check.parameters,
                 steps=check.plan.steps,
+                system_prompt=system_prompt,
                 # What is not there is refused by resources_of.
                 reward_bytes=reward_model_bytes(check.parameters, owner) or 0,
                 launcher=launcher,
+                held=held,
             )
             with check.collecting():
                 check.is_risked = memory_check(check.forecast, owner, start_anyway)
@@ -573,20 +580,30 @@ def train_delete(*, run: TrainRun, by: User) -> None:
     """Remove an ended train with its files. Raises UserError while it waits or runs, or is needed
     (in_use)."""
     deletion_check(run, by)
-
-    if not run.ended:
-        status = run.get_status_display().lower()
-        raise UserError(f"This train is {status}. Stop it first.", code="wrong_state")
+    _ended_check(run)
 
     if reason := needed_text(run):
         raise UserError(reason, code="in_use")
 
     directory = run.directory
     try:
-        deleted, _ = TrainRun.objects.filter(pk=run.pk, status__in=TrainRun.ENDED).delete()
+        with transaction.atomic():
+            rows = TrainRun.objects.filter(pk=run.pk)
+            # Nobody resumes it between the look at its status and its end.
+            locked = rows.select_for_update(of=("self", "job")).first()
+            if locked is None:
+                return
+
+            _ended_check(locked)
+            locked.delete()
     except ProtectedError as error:
         # Taken into use a moment ago.
         raise UserError(needed_text(run) or "This train is in use.", code="in_use") from error
 
-    if deleted:
-        shutil.rmtree(directory, ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _ended_check(run: TrainRun) -> None:
+    if not run.ended:
+        status = run.get_status_display().lower()
+        raise UserError(f"This train is {status}. Stop it first.", code="wrong_state")

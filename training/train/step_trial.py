@@ -26,16 +26,22 @@ from django.utils import timezone
 from core.devices import devices_environment
 from core.errors import UserError
 from core.memory import memory_available
-from core.programs import ProgramProblem, TimeLimitReached, program_run
+from core.programs import (
+    MemoryLimitReached,
+    ProgramKilled,
+    ProgramProblem,
+    TimeLimitReached,
+    program_run,
+)
 from core.store import trials_folder
 from core.text import counted
 from datasets_app.models import Dataset
 from engine.contract.arithmetic import effective_batch
 from engine.contract.rundir import StartAdapter, write_spec
-from engine.forecast.batches import Batch
 from engine.forecast.memory import memory_forecast
-from engine.forecast.shape import ShapeUnknown
-from engine.forecast.workload import Target, Workload
+from engine.forecast.shape import ModelShape, ShapeUnknown
+from engine.forecast.workload import Target, Workload, row_limit
+from engine.messages.failures import OUT_OF_MEMORY, failure_from_text
 from jobs.adding import job_add
 from jobs.devices.locks import DeviceLocks
 from jobs.devices.machines import Present
@@ -60,8 +66,8 @@ ONE_STEP = "engine.programs.one_step"
 ONE_STEP_ORDER = "one_step.json"
 EXPECTED_SECONDS = 60
 SECONDS = 600
-# A step of answers takes as long as ten others.
-STEPS = {"grpo": 1, "ppo": 1}
+# The first step of a process takes longer than others.
+STEPS = 2
 LATER_SECONDS = 10.0
 # Of what a machine without GPUs has left: a step that asks for more ends by itself, before the system
 # ends others.
@@ -100,16 +106,30 @@ def step_try(
         base_model=base_model,
         dataset=dataset,
         parameters=parameters,
+        system_prompt=system_prompt,
         continue_adapter=continue_adapter,
         device=state.device_kind,
         looks_at_memory=False,
     )
     resolved, plan = check.insist()
-    forecaster, batch = _batch(method, base_model, dataset, resolved, plan.steps)
+    lengths = lengths_ready(base_model, dataset, system_prompt)
+    if isinstance(lengths, str):
+        raise UserError({"dataset": [lengths]})
+
+    device = state.device or {}
+    try:
+        forecaster = Forecaster(
+            method=method, base_model=base_model, lengths=lengths, steps=plan.steps
+        )
+        batch = forecaster.batch(resolved, device)
+    except ShapeUnknown as unknown:
+        raise UserError({"base_model": [str(unknown)]}) from unknown
+
+    work = Workload(method.recipe, resolved, batch, Target.of(device))
+    leftovers_remove()
     if StepMeasurement.objects.filter(asked_by=by, done_at=None).count() >= MOST_OPEN:
         raise UserError(f"{MOST_OPEN} steps of yours wait or run already. Cancel one, or wait.")
 
-    leftovers_remove()
     run = TrainRun(
         owner=by,
         name="One step",
@@ -121,8 +141,8 @@ def step_try(
         system_prompt=system_prompt,
         continue_adapter=continue_adapter,
     )
-    order = _order(method, resolved, batch)
-    order["computed_bytes"] = _computed_bytes(forecaster, resolved, batch)
+    order = _order(forecaster.shape, work)
+    order["computed_bytes"] = memory_forecast(forecaster.shape, work).total * work.devices
 
     with transaction.atomic():
         measurement = StepMeasurement.objects.create(
@@ -203,45 +223,27 @@ def folder_of(measurement: StepMeasurement) -> Path:
     return trials_folder() / f"step-{measurement.pk}"
 
 
-def _batch(
-    method: TrainingMethod,
-    base_model: BaseModel,
-    dataset: Dataset,
-    parameters: dict[str, Any],
-    steps: int,
-) -> tuple[Forecaster, Batch]:
-    """The largest of the train. Raises UserError while the tokens are not counted."""
-    lengths = lengths_ready(base_model, dataset)
-    if isinstance(lengths, str):
-        raise UserError({"dataset": [lengths]})
-
-    try:
-        forecaster = Forecaster(method=method, base_model=base_model, lengths=lengths, steps=steps)
-        return forecaster, forecaster.batch(parameters)
-    except ShapeUnknown as unknown:
-        raise UserError({"base_model": [str(unknown)]}) from unknown
-
-
-def _order(method: TrainingMethod, parameters: dict[str, Any], batch: Batch) -> dict[str, Any]:
+def _order(model: ModelShape, work: Workload) -> dict[str, Any]:
     """What engine.programs.one_step reads."""
-    work = Workload(method.recipe, parameters, batch, Target("cpu", half=False))
+    parameters, batch = work.parameters, work.batch
     writes = work.writes_answers
     accumulation = int(parameters["gradient_accumulation_steps"])
     rows = effective_batch(batch.rows, accumulation, work.devices)
-    tokens = batch.longest - batch.answer if writes else -(-batch.tokens // batch.rows)
+    prompt = batch.longest - batch.answer
+    iterations = work.iterations
 
     return {
-        "tokens": tokens,
+        "tokens": batch.rows * prompt if writes else batch.tokens,
+        "longest": prompt,
+        "batch": batch.rows,
         "rows": rows // int(parameters.get("num_generations") or 1),
+        "limit": row_limit(model, parameters),
+        "packed": work.is_packed(model),
         "prompts": writes,
-        "steps": STEPS.get(method.recipe, 2),
+        # A step of answers takes as long as ten others, so it is made once.
+        "steps": min(STEPS, iterations) if writes else STEPS,
+        "iterations": iterations,
     }
-
-
-def _computed_bytes(forecaster: Forecaster, parameters: dict[str, Any], batch: Batch) -> int:
-    """What the formulas say of it on a CPU, all its ranks together."""
-    work = Workload(forecaster.method.recipe, parameters, batch, Target("cpu", half=False))
-    return memory_forecast(forecaster.shape, work).total * work.devices
 
 
 def step_read(*, by: User, pk: int) -> dict[str, Any] | None:
@@ -309,7 +311,11 @@ def _step_make(measurement: StepMeasurement, environment: dict[str, str] | None)
     except TimeLimitReached as problem:
         return _close(measurement, error=str(problem))
     except ProgramProblem as problem:
-        return _close(measurement, error=str(problem))
+        was_beside = was_beside or TrainRun.objects.active().exists()
+        kind = "cpu" if environment is None else "cuda"
+        # What a train beside it has says nothing of what the device has.
+        ran_out = _is_out_of_memory(problem) and not was_beside
+        return _close(measurement, error=str(problem), device=_device_here(kind) if ran_out else {})
 
     # Beside a train a step takes longer than it will.
     was_beside = was_beside or TrainRun.objects.active().exists()
@@ -318,7 +324,31 @@ def _step_make(measurement: StepMeasurement, environment: dict[str, str] | None)
         peak_bytes=int(found["peak_bytes"]),
         step_seconds=None if was_beside else found.get("step_seconds"),
         device=found["device"],
+        # What the step really had: it speaks for trains with that batch alone.
+        batch=found["batch"],
     )
+
+
+def _is_out_of_memory(problem: ProgramProblem) -> bool:
+    if isinstance(problem, ProgramKilled | MemoryLimitReached):
+        return True
+
+    failure = failure_from_text(str(problem))
+    return failure is not None and failure.code == OUT_OF_MEMORY.code
+
+
+def _device_here(kind: str) -> dict[str, Any]:
+    """The first device of that kind that training workers of this machine have; none where there are
+    none."""
+    here = socket.gethostname()
+    devices = (
+        device
+        for machine in worker_state().machines
+        if machine.host == here and not machine.is_cluster
+        for device in machine.devices.values()
+        if device["kind"] == kind
+    )
+    return dict(next(devices, {}))
 
 
 @contextmanager

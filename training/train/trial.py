@@ -293,7 +293,7 @@ def _judge_key(folder: Path) -> dict[str, str]:
 TRIAL_ENDINGS = {
     CANCELLED: "The trial was cancelled.",
     TOO_LONG: f"The trial took longer than {SECONDS} s and was ended. Shorter answers help.",
-    BROKE_OFF: "The trial broke off. Try it with fewer rewards.",
+    BROKE_OFF: "The trial crashed. Try it with fewer rewards.",
 }
 
 

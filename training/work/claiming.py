@@ -209,7 +209,13 @@ def machine_now(machine: Present, holders: Holders, free: list[str] | None = Non
     held = [holders.get(spot) for spot in busy if spot not in answering]
 
     return Machine(
-        machine.key, machine.kind, len(free), held, len(answering), launcher=machine.launcher
+        machine.key,
+        machine.kind,
+        len(free),
+        held,
+        len(answering),
+        machine.coming,
+        machine.launcher,
     )
 
 

@@ -29,7 +29,25 @@ ENDINGS = ("finished", "stopped", "failed")
 # Counts beyond these do not fit the database's columns.
 LARGEST = 1 << 53
 LARGEST_SMALL = 1 << 30
+# Unix seconds that every calendar has, in whatever zone: some thousand years from now.
+LATEST = 1 << 37
 WARNINGS_KEPT = 100
+# What the platform itself keeps among the facts, see training.train.phases.
+# RESUMED_BY_ITSELF: whether its present attempt was begun by the platform, and not by a person.
+RESUMED_BY_ITSELF = "resumed_by_itself"
+OWN_FACTS = ("phases", "spent", "seams", RESUMED_BY_ITSELF)
+# What is computed with of what the engine says when it starts and when it ends.
+FACTS_COUNTED = ("evaluate_every", "save_every", "train_rows", "eval_rows")
+OUTCOME_COUNTED = ("step", "model_step")
+# What a handler raises for an event that cannot be read.
+UNREADABLE = (
+    TypeError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 def ingest(run: TrainRun) -> int:
@@ -135,29 +153,28 @@ class _Batch:
             "sample": self.sample,
             "checkpoint": self.checkpoint,
             "warning": self.warning,
+            **dict.fromkeys(ENDINGS, self.ending),
         }
 
     def add(self, event: dict[str, Any]) -> None:
-        event = storable(event)
         lost = event["seq"] - self.run.last_seq - 1
         if lost > 0:
             self.set(record_gaps=gap_opened(self.run, lost))
 
         self.set(last_seq=event["seq"])
         kind = event["type"]
-        if kind in ENDINGS:
-            self.ending(event)
-            return
 
         try:
-            self.handlers[kind](event)
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            # Before anything of it is kept: a moment that no calendar has spoils the whole event.
+            moment(event["time"])
+            self.handlers[kind](storable(event))
+        except UNREADABLE as error:
             # Only a custom method writes such events; one that cannot be read must not lose the
             # others.
             warning = {
                 "seq": event["seq"],
                 "code": "bad_event",
-                "message": f"An event of type {kind} cannot be read: {error}.",
+                "message": storable(f"An event of type {kind} cannot be read: {error!s:.200}."),
             }
             self.warning(warning)
 
@@ -167,8 +184,14 @@ class _Batch:
             self.changed.add(name)
 
     def ending(self, event: dict[str, Any]) -> None:
+        outcome = without(event, "v", "seq")
+        for name in OUTCOME_COUNTED:
+            # How it ended counts, whatever else it says.
+            if not is_count(outcome.get(name)):
+                outcome.pop(name, None)
+
         self.set(
-            outcome=without(event, "v", "seq"),
+            outcome=outcome,
             facts=attempt_end(self.run.facts, event["time"]),
             eta_seconds=None,
             eta_basis="",
@@ -180,8 +203,13 @@ class _Batch:
         self.estimate(event["time"])
 
     def started(self, event: dict[str, Any]) -> None:
-        facts = without(event, "v", "seq", "type")
-        step = bounded(event.get("resumed_from") or 0)
+        facts = without(event, "v", "seq", "type", *OWN_FACTS)
+        step = count_of(event, "resumed_from")
+        total_steps = count_of(event, "total_steps")
+        for name in FACTS_COUNTED:
+            count_of(event, name)
+        if event.get("device") is not None:
+            facts["device"] = device_of(event["device"])
 
         if event.get("resumed_from") is not None:
             self.rewind(step, event["seq"])
@@ -195,7 +223,7 @@ class _Batch:
 
         self.set(
             facts=self.run.facts | facts,
-            total_steps=bounded(event.get("total_steps") or 0),
+            total_steps=total_steps,
         )
 
     def rewind(self, step: int, seq: int) -> None:
@@ -243,9 +271,7 @@ class _Batch:
         values = numbers(event.get("values", {}))
         split = str(event.get("split", "train"))[:10]
         step = bounded(event.get("step", 0))
-        epoch = float(event.get("epoch") or 0)
-        # Before the row is kept: a moment that no calendar has spoils the whole event.
-        logged_at = moment(event["time"])
+        epoch = epoch_of(event)
         row = MetricRow(
             run=self.run,
             seq=event["seq"],
@@ -270,7 +296,7 @@ class _Batch:
             last_metrics=self.run.last_metrics | values,
             step=max(step, self.run.step),
             epoch=epoch,
-            last_step_at=logged_at,
+            last_step_at=moment(event["time"]),
             curve=curve_extended(self.run.curve, step, loss),
         )
         self.estimate(event["time"])
@@ -308,7 +334,7 @@ class _Batch:
 
     def sample(self, event: dict[str, Any]) -> None:
         index = bounded(event.get("index", 0))
-        tokens = bounded(event.get("tokens") or 0)
+        tokens = count_of(event, "tokens")
         stopped = event.get("stopped")
 
         sample = Sample(
@@ -322,23 +348,24 @@ class _Batch:
             text=str(event.get("text", "")),
             tokens=min(tokens, LARGEST_SMALL),
             stopped=stopped if isinstance(stopped, bool) else None,
-            rewards=event.get("rewards") or {},
+            rewards=numbers(event.get("rewards") or {}),
             advantage=number_or_none(event.get("advantage")),
         )
         self.samples.append(sample)
 
     def checkpoint(self, event: dict[str, Any]) -> None:
+        pruned = [bounded(step) for step in event.get("pruned", [])]
         self.checkpoints.append(
             {
                 "step": bounded(event["step"]),
-                "epoch": float(event.get("epoch") or 0),
-                "value": event.get("value"),
-                "size_bytes": bounded(event.get("size_bytes") or 0),
+                "epoch": epoch_of(event),
+                "value": number_or_none(event.get("value")),
+                "size_bytes": count_of(event, "size_bytes"),
                 "time": event["time"],
             }
         )
 
-        self.pruned += [int(step) for step in event.get("pruned", [])]
+        self.pruned += pruned
 
     def warning(self, event: dict[str, Any]) -> None:
         warnings = [*self.run.warnings, without(event, "v", "type")]
@@ -373,7 +400,10 @@ def is_number(value: Any) -> bool:
 
 def moment(seconds: float) -> datetime.datetime:
     """Unix seconds as a moment, never in the future: the engine's clock may be another machine's.
-    Raises OverflowError or ValueError for one that no calendar has."""
+    Raises ValueError for one that no calendar has."""
+    if not 0 <= seconds < LATEST:
+        raise ValueError(f"{str(seconds)[:40]} is not a moment")
+
     reported = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
     return min(reported, timezone.now())
 
@@ -381,10 +411,37 @@ def moment(seconds: float) -> datetime.datetime:
 def bounded(value: Any) -> int:
     """A count as the database can hold it. Raises ValueError for one that it cannot."""
     number = int(value)
-    if not 0 <= number < LARGEST:
+    if isinstance(value, bool) or not 0 <= number < LARGEST:
         raise ValueError(f"{str(value)[:40]} is not a count")
 
     return number
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST
+
+
+def device_of(reported: Any) -> dict[str, Any]:
+    """What an engine reports about its device, with the fields that pages read; a custom program may
+    report only a name."""
+    known = reported if isinstance(reported, dict) else {"name": str(reported)[:200]}
+    return {"kind": "", "name": ""} | known
+
+
+def count_of(event: dict[str, Any], name: str) -> int:
+    """A count that may be missing or null, and is 0 then. Raises TypeError or ValueError."""
+    value = event.get(name)
+    return 0 if value is None else bounded(value)
+
+
+def epoch_of(event: dict[str, Any]) -> float:
+    """0 where it is missing or null. Raises TypeError or ValueError."""
+    value = event.get("epoch")
+    epoch = 0.0 if value is None else float(value)
+    if not is_number(epoch):
+        raise ValueError(f"{str(value)[:40]} is not an epoch")
+
+    return epoch
 
 
 def curve_extended(curve: list[list[Any]], step: int, loss: float | None) -> list[list[Any]]:

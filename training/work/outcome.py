@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.memory import Death
 from core.store import disk_is_full
 from core.templatetags.display import size
-from engine.contract.rundir import EXIT_DISK_FULL, EXIT_FINISHED, EXIT_STOPPED, LOG, MODEL
+from core.text import storable
+from engine.contract.rundir import (
+    EVENTS,
+    EXIT_DISK_FULL,
+    EXIT_FINISHED,
+    EXIT_STOPPED,
+    LOG,
+    MODEL,
+)
 from engine.messages.failures import DISK_FULL, RANK_KILLED, failure_from_text
 from training.models import TrainRun
 
@@ -28,6 +36,8 @@ MEMORY_ADVICE = (
 class Outcome:
     status: TrainRun.Status
     values: dict[str, Any] = field(default_factory=dict)
+    # It was ended by a shutdown of the platform in good order.
+    by_shutdown: bool = False
 
 
 def failure(code: str, message: str, advice: str) -> Outcome:
@@ -40,6 +50,22 @@ def worker_lost(reason: str = "The worker that ran this train is gone.") -> Outc
         reason,
         "Nothing is wrong with your settings. What was logged and saved until then is kept: resume "
         "the train, or copy it to begin anew.",
+    )
+
+
+def shut_down() -> Outcome:
+    return replace(
+        worker_lost("The platform was shut down while this train ran."), by_shutdown=True
+    )
+
+
+def record_unreadable(error: Exception) -> Outcome:
+    return failure(
+        "bad_record",
+        "The worker that ran this train is gone, and what the train wrote about itself cannot be "
+        f"read: {storable(str(error)[:200])}.",
+        f"What was stored until then is kept. {EVENTS} in its folder and the platform's log say "
+        "more; show them to your operator, and copy the train to start again.",
     )
 
 

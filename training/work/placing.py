@@ -48,23 +48,25 @@ class Times(Protocol):
 class Machine:
     """A machine at this moment. free: devices that no train has. holders: the trains that have the
     others, one entry a device; None where nobody knows who has it. answering: further devices, on
-    which models answer first for as long as they are asked. launcher: of trains that it runs."""
+    which models answer first for as long as they are asked. coming: further devices, whose workers
+    were there a moment ago and are awaited. launcher: of trains that it runs."""
 
     key: str
     kind: str
     free: int
     holders: list[TrainRun | None] = field(default_factory=list)
     answering: int = 0
+    coming: int = 0
     launcher: str = LOCAL
 
     @property
     def size(self) -> int:
-        return self.free + len(self.holders) + self.answering
+        return self.falling_free + self.answering
 
     @property
     def falling_free(self) -> int:
-        """How many devices are free once its trains have ended."""
-        return self.free + len(self.holders)
+        """How many devices are free once its trains have ended and its workers are back."""
+        return self.free + len(self.holders) + self.coming
 
     def take(self, run: TrainRun) -> None:
         self.free -= run.width
@@ -72,12 +74,14 @@ class Machine:
 
     def seconds_until_free(self, count: int, times: Times) -> tuple[float, float]:
         """(at the earliest, as expected): in how many seconds `count` devices are free. A train of
-        which nothing can be estimated may end at once, and is expected never to."""
+        which nothing can be estimated may end at once, and is expected never to; so it is with a
+        worker that is awaited."""
         missing = count - self.free
         if missing <= 0:
             return 0.0, 0.0
 
         left = [times.left(run) if run is not None else None for run in self.holders]
+        left += [None] * self.coming
         earliest = sorted(_earliest(estimate) for estimate in left)
         expected = sorted(_expected(estimate) for estimate in left)
 
@@ -179,10 +183,10 @@ class _Placer:
                 self.placement.starts.append((run, machine.key))
                 return
 
+        if run.width > 1 and self.gather(run, fitting):
+            return
         if roomy:
             self.placement.kept_out.append(run)
-        elif run.width > 1:
-            self.gather(run, fitting)
         elif all(machine.falling_free < run.width for machine in fitting):
             self.placement.answered.append(run)
 
@@ -196,16 +200,14 @@ class _Placer:
         whole = self.times.of(run) if limit > 0 else None
         return whole is not None and whole.seconds + whole.error <= limit
 
-    def gather(self, run: TrainRun, fitting: list[Machine]) -> None:
+    def gather(self, run: TrainRun, fitting: list[Machine]) -> bool:
         """Keep a machine's devices for this train; none where earlier ones gather on all, and none
-        where it needs a device on which models answer: nobody knows when they will not."""
+        where it needs a device on which models answer: nobody knows when they will not. Returns
+        whether some are kept."""
         falling_free = [machine for machine in fitting if machine.falling_free >= run.width]
-        if not falling_free:
-            self.placement.answered.append(run)
-
         left = [machine for machine in falling_free if machine.key not in self.limits]
         if not left:
-            return
+            return False
 
         machine = next((machine for machine in left if machine.key == run.gathers_on), None)
         until = run.gathers_until if machine is not None else None
@@ -220,6 +222,7 @@ class _Placer:
 
         self.limits[machine.key] = max(0.0, earliest)
         self.placement.gathering.append(Gathering(run, machine.key, machine.free, until))
+        return True
 
     def _order(self, machine: Machine, width: int) -> tuple[float, int, str]:
         """The machine on which so many devices are free first; else where most are."""

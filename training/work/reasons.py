@@ -17,7 +17,7 @@ from training.work.placing import Gathering
 from training.work.queue import device_kinds
 
 KEPT = "Free devices are kept for an earlier train that needs several together."
-ANSWERED = "Answers go first on devices that it needs: it waits until nobody asks the models there."
+ANSWERED = "Answers go first on devices that it needs: it waits until the models there are idle."
 NO_LOCAL = "It waits for a machine of this platform: no worker of one is running."
 
 

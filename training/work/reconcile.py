@@ -1,4 +1,4 @@
-"""House-keeping every few seconds: no train says "running" when nothing runs, and none is forgotten
+"""Housekeeping every few seconds: no train says "running" when nothing runs, and none is forgotten
 by the queue.
 
 Every call may be repeated or run twice at the same time: all writes are conditional, and a
@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from django.db import close_old_connections
+
+from core.outages import outage_of
 from datasets_app.services import datasets_reconcile
 from exports.services import exports_reconcile
 from jobs.devices.lost_workers import supervisor_is_alive
@@ -22,11 +25,12 @@ from training.models import TrainRun
 from training.train.resuming import train_end_or_resume
 from training.work.claiming import waiting_trains_notify
 from training.work.ingest import ingest
-from training.work.outcome import decide
+from training.work.outcome import decide, record_unreadable
+from training.work.storage_clearing import storage_clearing_due
 
 logger = logging.getLogger("deepextension.reconcile")
 
-# The house-keeping of apps above this one.
+# The housekeeping of apps above this one.
 _also: list[Callable[[], None]] = []
 
 
@@ -36,33 +40,66 @@ def reconcile_also(job: Callable[[], None]) -> None:
 
 
 def reconcile() -> None:
-    lost_trains_close()
-    machines_look()
-    jobs_reconcile()
-    notices_enqueue()
-    datasets_reconcile()
-    models_reconcile()
-    exports_reconcile()
+    """Take every step. What goes wrong with one does not hold up others: the one behind it may be
+    what makes room on a full disk."""
+    steps = (
+        lost_trains_close,
+        machines_look,
+        jobs_reconcile,
+        notices_enqueue,
+        datasets_reconcile,
+        models_reconcile,
+        exports_reconcile,
+        storage_clearing_due,
+        *_also,
+    )
 
-    for job in _also:
-        job()
+    for step in steps:
+        try:
+            step()
+        except Exception as error:
+            _log_obstacle(getattr(step, "__name__", str(step)), error)
+            # A database that was restarted has ended the connection: the next step needs another.
+            close_old_connections()
+
+
+def _log_obstacle(what: str, error: Exception) -> None:
+    if outage := outage_of(error):
+        logger.warning("%s: %s, will look again: %s", what, outage.title.lower(), error)
+    else:
+        logger.exception("%s failed", what)
 
 
 def lost_trains_close() -> None:
-    """End trains whose supervisor is gone: read what the engine still wrote, then record how it
-    ended."""
+    """End trains whose supervisor is gone. What goes wrong with one does not hold up others."""
     for run in TrainRun.objects.active():
-        if supervisor_is_alive(run):
-            continue
-
         try:
-            ingest(run)
-        except Overtaken:
-            continue
+            _close_if_lost(run)
+        except Exception as error:
+            _log_obstacle(f"train {run.pk}", error)
 
+
+def _close_if_lost(run: TrainRun) -> None:
+    """Read what the engine still wrote, then record how it ended."""
+    if supervisor_is_alive(run):
+        return
+
+    try:
+        ingest(run)
+    except Overtaken:
+        return
+    except Exception as error:
+        # These are nothing that the train wrote, and may be over at the next look.
+        if isinstance(error, OSError) or outage_of(error):
+            raise
+
+        logger.exception("the record of train %s cannot be read", run.pk)
+        outcome = record_unreadable(error)
+    else:
         outcome = decide(run, None)
-        if train_end_or_resume(run, outcome):
-            logger.warning("train %s had lost its worker: %s", run.pk, outcome.status)
+
+    if train_end_or_resume(run, outcome):
+        logger.warning("train %s had lost its worker: %s", run.pk, outcome.status)
 
 
 def machines_look() -> None:

@@ -22,7 +22,7 @@ from training.train.resuming import train_end_or_resume
 from training.train.spec_paths import spec_settle
 from training.work.claiming import train_claim, waiting_trains_notify
 from training.work.ingest import ingest
-from training.work.outcome import decide, worker_lost
+from training.work.outcome import decide, shut_down
 
 logger = logging.getLogger("deepextension.supervisor")
 
@@ -89,10 +89,10 @@ class TrainSupervisor(Supervisor[TrainRun]):
     def read_events(self) -> None:
         ingest(self.job)
 
-    def end(self, exit_status: int | None, *, by_us: bool, death: Death | None) -> None:
+    def end(self, exit_status: int | None, *, by_us: bool, death: Death | None) -> bool:
         outcome = decide(self.job, exit_status, by_us=by_us, death=death)
         was_stopped = outcome.status == TrainRun.Status.STOPPED
         if self.shutting_down and was_stopped and not self.stop_asked_by_person():
-            outcome = worker_lost("The platform was shut down while this train ran.")
+            outcome = shut_down()
 
-        train_end_or_resume(self.job, outcome)
+        return train_end_or_resume(self.job, outcome)

@@ -9,7 +9,7 @@ import pytest
 from tests.engine.serving.servers import CHAT, QUESTION, TEXT, TUNED, Server
 
 # One process makes the models.
-pytestmark = pytest.mark.xdist_group("serving")
+pytestmark = [pytest.mark.long, pytest.mark.long, pytest.mark.xdist_group("serving")]
 
 
 def test_an_answer_says_who_why_and_how_long(server: Server):

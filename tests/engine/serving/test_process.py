@@ -22,7 +22,7 @@ from tests.engine.serving.servers import CHAT, QUESTION, Server, ServerProcess, 
 from tests.live import ROOT
 
 # One process makes the models.
-pytestmark = pytest.mark.xdist_group("serving")
+pytestmark = [pytest.mark.long, pytest.mark.long, pytest.mark.xdist_group("serving")]
 
 ORDER = ServeOrder(LLAMA_CPP, "x", parallel=4)
 # Of a model with 10 layers of 2 heads with 8 numbers each: 640 bytes a token.

@@ -155,7 +155,7 @@ class Command(BaseCommand):
 
         self.stdout.write(
             f"\nLoss on held-out rows {losses[0]:.3f} -> {losses[-1]:.3f} in {seconds:.0f} s. "
-            f"House format followed: {followed(before)} before, {followed(after)} after."
+            f"Fixed format followed: {followed(before)} before, {followed(after)} after."
         )
         self.stdout.write(f"The train's page: {address(run['url'])}")
 

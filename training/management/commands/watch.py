@@ -1,22 +1,19 @@
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import Error, close_old_connections
+from django.db import close_old_connections
 
 from core.database_version import newer_database
 from core.processes import die_with_supervisor
 from training.work.reconcile import reconcile
 
-logger = logging.getLogger("deepextension.watch")
-
 
 class Command(BaseCommand):
     help = (
-        "House-keeping: end trains whose worker is gone, and notify workers again of trains that "
+        "Housekeeping: end trains whose worker is gone, and notify workers again of trains that "
         "the queue forgot."
     )
 
@@ -35,11 +32,7 @@ class Command(BaseCommand):
             raise CommandError(words)
 
         while True:
-            try:
-                reconcile()
-            except Error as error:
-                logger.warning("database not available, will look again: %s", error)
-
+            reconcile()
             close_old_connections()
             if options["once"]:
                 return
