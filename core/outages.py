@@ -7,10 +7,11 @@ helps.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, close_old_connections
 from redis.exceptions import RedisError
 
 RETRY_SECONDS = 10
@@ -98,6 +99,17 @@ def outage_of(error: BaseException | None) -> Outage | None:
             return QUEUE_UNAVAILABLE
 
     return None
+
+
+def obstacle_note(logger: logging.Logger, what: str, error: Exception) -> None:
+    """Log why one of several pieces of housekeeping was not done, and let the next one begin."""
+    if outage := outage_of(error):
+        logger.warning("%s: %s, will look again: %s", what, outage.title.lower(), error)
+    else:
+        logger.error("%s failed", what, exc_info=error)
+
+    # A database that was restarted has ended the connection: the next one needs another.
+    close_old_connections()
 
 
 def _is_connection_lost(error: OperationalError) -> bool:

@@ -28,6 +28,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from core.errors import UserError
+from core.outages import obstacle_note
 from core.ownership import deletion_check, owner_check
 from jobs.adding import wake_workers
 from jobs.devices.lost_workers import supervisor_is_alive
@@ -351,12 +352,21 @@ def jobs_reconcile() -> None:
     """Give back what a lost worker was at, so that another one begins it again; forget what ended
     long ago."""
     for job in background().active():
-        if supervisor_is_alive(job):
-            continue
+        # One whose folder cannot be written must not hold up the others.
+        try:
+            _give_back_if_lost(job)
+        except Exception as error:
+            obstacle_note(logger, job.key or job.kind, error)
 
-        if job_give_back(job):
-            logger.warning("%s had lost its worker", job.key)
+    _forget_old()
 
+
+def _give_back_if_lost(job: Job) -> None:
+    if not supervisor_is_alive(job) and job_give_back(job):
+        logger.warning("%s had lost its worker", job.key)
+
+
+def _forget_old() -> None:
     long_ago = timezone.now() - timedelta(days=settings.JOBS_KEPT_DAYS)
     old = Q(finished_at__lt=long_ago, status__in=Job.ENDED)
     for job in background().filter(old):

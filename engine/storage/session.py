@@ -112,19 +112,42 @@ def _numbers(names: list[str], prefix: str) -> list[int]:
 
 def owner_of(runs: Path) -> str:
     """What tells the platform of this folder of run directories from all others: eight hexadecimal
-    digits, which are drawn once."""
+    digits, which are drawn once.
+
+    A copy of the folder, as of a backup or on a test machine, draws its own: else it would take the
+    sessions of the original for its own, and clear them away."""
     path = runs / OWNER
+    if (owner := _owner_read(path)) is not None:
+        return owner
+
+    runs.mkdir(parents=True, exist_ok=True)
+    owner = uuid.uuid4().hex[:8]
+    drawn = runs / f"{OWNER}.{owner}.tmp"
+    drawn.touch()
+    # Both a link and a renamed file keep the inode.
+    drawn.write_text(f"{owner} {drawn.stat().st_ino} {path.absolute()}")
+
     if not path.exists():
-        runs.mkdir(parents=True, exist_ok=True)
-        drawn = runs / f"{OWNER}.{uuid.uuid4().hex}.tmp"
-        drawn.write_text(uuid.uuid4().hex[:8])
-        # Whoever comes first decides.
-        with suppress(FileExistsError):
+        # Whoever comes first decides. Some file systems have no links.
+        with suppress(OSError):
             os.link(drawn, path)
 
-        drawn.unlink()
+    if _owner_read(path) is None:
+        drawn.replace(path)
 
-    return path.read_text()
+    drawn.unlink(missing_ok=True)
+    return _owner_read(path) or owner
+
+
+def _owner_read(path: Path) -> str | None:
+    """None where there is no such file, or where it is the copy of another."""
+    try:
+        owner, inode, place = path.read_text().split(" ", 2)
+        is_own = int(inode) == path.stat().st_ino and place == str(path.absolute())
+    except (FileNotFoundError, ValueError):
+        return None
+
+    return owner if is_own else None
 
 
 def sessions(store: Store) -> list[Session]:

@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ class Sums:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.known: dict[str, list[Any]] = {}
+        # Since the file was read.
+        self._added: dict[str, list[Any]] = {}
+        self._dropped: dict[str, list[Any]] = {}
         if path is not None:
             self.known = _stored(path)
 
@@ -46,12 +49,22 @@ class Sums:
 
         key = str(path.absolute())
 
-        known = self.known.pop(key, None)
+        known = self.known.get(key)
         if not isinstance(known, list) or known[:3] != identity or len(known) != 4:
+            if isinstance(known, list):
+                # What it held before is gone: nothing lies below a file.
+                self._add(f"{key}/{known[-1]}", known)
+
             known = [*identity, Digest.of(path).sha256]
 
-        self.known[key] = known
+        self._add(key, known)
         return Digest(identity[0], known[3])
+
+    def _add(self, key: str, entry: list[Any]) -> None:
+        """As the newest."""
+        for entries in (self.known, self._added):
+            entries.pop(key, None)
+            entries[key] = entry
 
     def gone(self) -> set[Digest]:
         """Of what no file holds any more: those that it was read from were deleted or changed."""
@@ -65,6 +78,13 @@ class Sums:
 
         return gone - here
 
+    def drop(self, gone: Set[Digest]) -> None:
+        """Forget these, which `gone` has named."""
+        names = {digest.sha256 for digest in gone}
+        for key, known in list(self.known.items()):
+            if known[-1:] and known[-1] in names:
+                self._dropped[key] = self.known.pop(key)
+
     def keep(self) -> None:
         """The newest of them, with those that others have kept meanwhile. What cannot be written is
         computed again."""
@@ -72,7 +92,17 @@ class Sums:
             return
 
         with contextlib.suppress(OSError), _locked(self.path):
-            newest = dict(list((_stored(self.path) | self.known).items())[-MOST_SUMS:])
+            stored = _stored(self.path)
+            for key, entry in self._dropped.items():
+                # Another process may have read the file anew.
+                if stored.get(key) == entry:
+                    del stored[key]
+
+            for key, entry in self._added.items():
+                stored.pop(key, None)
+                stored[key] = entry
+
+            newest = dict(list(stored.items())[-MOST_SUMS:])
             temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
             temporary.write_text(json.dumps(newest))
             temporary.replace(self.path)

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -250,6 +251,25 @@ def test_a_worker_elsewhere_is_marked_first_and_lost_when_its_time_is_over(silen
     mark_aged(silent, 10)
     jobs_reconcile()
     assert (Job.objects.get().status, Job.objects.get().resumes) == ("queued", 1)
+
+
+def test_a_folder_that_cannot_be_written_holds_up_no_other_job(silent, settings, monkeypatch):
+    """As on a full disk, where old jobs must be forgotten above all."""
+    add("b")
+    other = claim()
+    Job.objects.filter(pk=other.pk).update(process="1:1")
+    add("c")
+    old = claim()
+    long_ago = timezone.now() - timedelta(days=settings.JOBS_KEPT_DAYS + 1)
+    Job.objects.filter(pk=old.pk).update(status="finished", finished_at=long_ago)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    jobs_reconcile()
+    statuses = dict(Job.objects.values_list("key", "status"))
+    assert statuses == {silent.key: "running", other.key: "queued"}
 
 
 def test_a_worker_elsewhere_that_is_heard_again_keeps_its_work(silent):

@@ -17,6 +17,7 @@ FIELDS = {
     "phase": {"name": '"training"'},
     "started": {
         "total_steps": "1000",
+        "steps_per_epoch": "10",
         "resumed_from": "null",
         "evaluate_every": "5",
         "save_every": "5",
@@ -183,14 +184,31 @@ def test_a_moment_that_no_calendar_has_is_no_events(run):
     ("kind", "values"),
     [
         ("started", {"total_steps": 5, "device": "A100"}),
+        ("started", {"total_steps": "5", "steps_per_epoch": "12", "eval_rows": "5"}),
+        ("started", {"steps_per_epoch": "few", "eval_rows": [1]}),
         ("started", {"total_steps": 5, "device": {"memory_gb": "much"}}),
         ("failed", {"step": "n/a", "message": {"why": 1}}),
     ],
 )
-def test_the_pages_of_such_a_train_open(run, client, alice, kind, values):
-    EventWriter(run.directory).write(kind, **values)
+def test_the_pages_of_such_a_train_open(run, client, alice, make_train, kind, values):
+    other = make_train(status="finished", best_value=2.0)
+    writer = EventWriter(run.directory)
+    writer.write(kind, **values)
+    for step in (1, 2):
+        writer.write("metrics", step=step, epoch=0.1, split="train", values={"loss": 1.0})
+        writer.write("metrics", step=step, epoch=0.1, split="eval", values={"eval_loss": 1.0})
+
     ingest(run)
     run.transition(TrainRun.Status.FAILED)
     client.force_login(alice)
-    for address in (f"/trains/{run.pk}/", f"/api/v1/trains/{run.pk}/"):
-        assert client.get(address).status_code == 200
+    for address in (
+        f"/trains/{run.pk}/",
+        f"/trains/{run.pk}/evaluation/",
+        f"/trains/{run.pk}/series/",
+        f"/trains/{run.pk}/judgement/",
+        f"/trains/{run.pk}/log/",
+        f"/trains/compare/?ids={run.pk},{other.pk}",
+        f"/trains/compare/series/?ids={run.pk},{other.pk}",
+        f"/api/v1/trains/{run.pk}/",
+    ):
+        assert client.get(address).status_code == 200, address

@@ -332,7 +332,7 @@ def test_trains_with_and_without_accumulation_are_not_alike():
     def past(adapter: str) -> Past:
         deciding = {"adapter": adapter, "gradient_accumulation_steps": 1}
         configuration = Configuration(deciding, Batch(1, 8, 8), is_half=True)
-        return Past(1.0, configuration, is_step=False, is_own=True)
+        return Past(1.0, configuration, is_step=False, is_own=True, at=timezone.now())
 
     summed = {"gradient_accumulation_steps": 4}
     assert past("none").is_alike({"adapter": "none", "gradient_accumulation_steps": 1})
@@ -586,6 +586,50 @@ def test_what_ran_out_of_memory_is_not_said_to_fit(choices, have, monkeypatch, m
     assert forecast_of(choices, parameters=smaller)["verdict"] == FITS
     have(300)
     assert forecast_of(choices)["verdict"] == FITS
+
+
+@pytest.mark.parametrize("lacking", [lacking_step, lacking_train])
+def test_what_has_run_since_it_ran_out_of_memory_counts(
+    choices, have, monkeypatch, make_train, lacking
+):
+    """Something else had the memory the first time."""
+    (device,) = have(200)
+    lacking(choices, device, monkeypatch, make_train)
+    assert forecast_of(choices)["verdict"] == TIGHT
+
+    monkeypatch.undo()
+    (device,) = have(200)
+    tried(choices, device, peak_bytes=30 * 2**30)
+    (found,) = forecast_of(choices)["devices"]
+    assert (found["verdict"], found["basis"]) == (FITS, "measured by one step")
+
+    # And what ran out after that counts again.
+    lacking(choices, device, monkeypatch, make_train)
+    assert forecast_of(choices)["verdict"] == TIGHT
+
+
+def test_a_step_that_ran_out_of_memory_names_the_gpu_that_it_had(choices, have, monkeypatch):
+    """The machine has a larger one too, which a train has now."""
+    have(200)
+    measurement = asked(choices)
+    machine = machine_of(2, kind="cuda")
+    names = {"cuda:0": "Large", "cuda:1": "Small"}
+    devices = {key: machine.devices[key] | {"name": name} for key, name in names.items()}
+    machine = replace(machine, devices=devices)
+    state = step_trial.WorkerState(True, devices["cuda:0"], "", 2, (machine,))
+    monkeypatch.setattr(step_trial, "worker_state", lambda: state)
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise step_trial.ProgramProblem("The GPU ran out of memory.")
+
+    monkeypatch.setattr(step_trial, "program_run", fail)
+    train = DeviceLocks()
+    assert train.take("cuda:0")
+    assert "out of memory" in step_run(measurement.pk)
+    train.close()
+
+    measurement.refresh_from_db()
+    assert measurement.device["name"] == "Small"
 
 
 def test_long_rows_to_evaluate_count(choices, have):

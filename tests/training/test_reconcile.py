@@ -5,7 +5,7 @@ import os
 
 import pytest
 from django.core.management import call_command
-from django.db import OperationalError
+from django.db import DataError, InternalError, OperationalError
 
 from engine.contract.rundir import write_spec
 from tests.training.test_resuming import SPEC
@@ -55,12 +55,17 @@ def begin_again_later(lost, monkeypatch):
     assert statuses(lost) == [("queued", ""), ("queued", "")]
 
 
-def test_a_train_whose_record_cannot_be_read_fails_and_holds_up_no_other(lost, later, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [TypeError("Field 'value' expected a number"), DataError("integer out of range")]
+)
+def test_a_train_whose_record_cannot_be_read_fails_and_holds_up_no_other(
+    lost, later, monkeypatch, error
+):
     ingest = house_keeping.ingest
 
     def unreadable(run):
         if run.pk == lost[0].pk:
-            raise TypeError("Field 'value' expected a number")
+            raise error
         return ingest(run)
 
     monkeypatch.setattr(house_keeping, "ingest", unreadable)
@@ -72,7 +77,15 @@ def test_a_train_whose_record_cannot_be_read_fails_and_holds_up_no_other(lost, l
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.EIO, "I/O error"), OperationalError("database is locked")]
+    "error",
+    [
+        OSError(errno.EIO, "I/O error"),
+        MemoryError(),
+        OperationalError("database is locked"),
+        OperationalError("deadlock detected"),
+        OperationalError("could not serialize access"),
+        InternalError("the index is damaged"),
+    ],
 )
 def test_a_storage_or_database_that_is_away_for_a_moment_fails_no_train(
     lost, later, monkeypatch, error

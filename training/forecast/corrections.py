@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from statistics import median
 from typing import Any
 
@@ -106,12 +107,13 @@ class Configuration:
 @dataclass(frozen=True)
 class Past:
     """What a train or a tried step took, against what the formulas say of it. `is_own`: of the same
-    base model."""
+    base model. `at`: when it ended."""
 
     factor: float
     configuration: Configuration
     is_step: bool
     is_own: bool
+    at: datetime
 
     def is_alike(self, parameters: Parameters) -> bool:
         deciding = self.configuration.deciding
@@ -119,6 +121,21 @@ class Past:
             return False
 
         return all((deciding.get(name) or None) == (parameters.get(name) or None) for name in ALIKE)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A train or a tried step that had too little memory."""
+
+    configuration: Configuration
+    at: datetime
+
+    def is_disproved(self, pasts: Iterable[Past]) -> bool:
+        """Whether the same has run there since: something else may have had the memory."""
+        return any(
+            past.is_own and past.at > self.at and past.configuration.is_same(self.configuration)
+            for past in pasts
+        )
 
 
 def _accumulates(parameters: Parameters) -> bool:
@@ -178,7 +195,7 @@ def _tried_steps(
         memory = memory_forecast(shape, work, reward_bytes=reward_bytes)
         factor = factor_of(memory, int(step.peak_bytes or 0))
         configuration = Configuration.of(step.parameters, work.batch, step.device)
-        found.append(Past(factor, configuration, is_step=True, is_own=True))
+        found.append(Past(factor, configuration, is_step=True, is_own=True, at=_ended(step)))
 
     return found
 
@@ -198,11 +215,11 @@ def _steps(
 
 def ran_out(
     recipe: str, base_model: BaseModel, shape: ModelShape, device: Mapping[str, Any]
-) -> list[Configuration]:
+) -> list[Failure]:
     """Those that had too little memory on that device: tried steps, and trains."""
     # A step without a result names its device where that had too little memory.
     found = [
-        Configuration.of(step.parameters, Batch(**step.batch), step.device)
+        Failure(Configuration.of(step.parameters, Batch(**step.batch), step.device), _ended(step))
         for step in _steps(recipe, base_model, device, have_peak=False)
     ]
 
@@ -216,9 +233,15 @@ def ran_out(
     for run in runs.prefetch_related("dataset__token_lengths")[:PAST_TRAINS]:
         batch = _batch_of_train(run, recipe, shape, run.total_steps)
         if batch is not None:
-            found.append(Configuration.of(run.parameters, batch, run.facts["device"]))
+            configuration = Configuration.of(run.parameters, batch, run.facts["device"])
+            found.append(Failure(configuration, _ended(run)))
 
     return found
+
+
+def _ended(what: StepMeasurement | TrainRun) -> datetime:
+    ended = what.done_at if isinstance(what, StepMeasurement) else what.finished_at
+    return ended or what.created_at
 
 
 def _earlier_trains(recipe: str, base_model: BaseModel, device: Mapping[str, Any]) -> list[Past]:
@@ -240,7 +263,8 @@ def _earlier_trains(recipe: str, base_model: BaseModel, device: Mapping[str, Any
             factor, batch = measured
             is_own = run.base_model_id == base_model.pk
             configuration = Configuration.of(run.parameters, batch, run.facts["device"])
-            found.append(Past(factor, configuration, is_step=False, is_own=is_own))
+            past = Past(factor, configuration, is_step=False, is_own=is_own, at=_ended(run))
+            found.append(past)
 
     return found
 

@@ -16,6 +16,7 @@ from models_app.models import BaseModel
 from training.forecast.corrections import (
     Configuration,
     Correction,
+    Failure,
     Past,
     corrected_by,
     pasts_of,
@@ -52,7 +53,7 @@ class Forecaster:
         self.shape: ModelShape = shape_read(base_model.path)
         # By the name of a device.
         self.pasts: dict[str, list[Past]] = {}
-        self.out_of_memory: dict[str, list[Configuration]] = {}
+        self.out_of_memory: dict[str, list[Failure]] = {}
 
     def batch(self, parameters: Parameters, device: Mapping[str, Any]) -> Batch:
         """Raises ShapeUnknown."""
@@ -121,7 +122,11 @@ class Forecaster:
 
         configuration = Configuration.of(parameters, self.batch(parameters, device), device)
         found = self._by_pasts(configuration, parameters, device, moment)
-        has_failed = any(past.is_same(configuration) for past in self.out_of_memory[name])
+        has_failed = any(
+            failure.configuration.is_same(configuration)
+            and not failure.is_disproved(self.pasts[name])
+            for failure in self.out_of_memory[name]
+        )
         return replace(found, ran_out=has_failed)
 
     def _by_pasts(

@@ -283,12 +283,16 @@ def step_run(pk: int) -> str:
     if measurement is None:
         return ""
 
-    with _gpus(worker_state(), int(measurement.parameters.get("devices") or 1)) as environment:
-        return _step_make(measurement, environment)
+    width = int(measurement.parameters.get("devices") or 1)
+    with _gpus(worker_state(), width) as (environment, device):
+        return _step_make(measurement, environment, device)
 
 
-def _step_make(measurement: StepMeasurement, environment: dict[str, str] | None) -> str:
-    """environment: by which it finds its GPUs; None on a CPU."""
+def _step_make(
+    measurement: StepMeasurement, environment: dict[str, str] | None, device: dict[str, Any]
+) -> str:
+    """environment: by which it finds its GPUs; None on a CPU. device: the first of these; {} where it
+    is not known."""
     folder = folder_of(measurement)
     memory = None if environment is not None else _memory_bytes(folder)
     progress_report("Making one step")
@@ -312,10 +316,12 @@ def _step_make(measurement: StepMeasurement, environment: dict[str, str] | None)
         return _close(measurement, error=str(problem))
     except ProgramProblem as problem:
         was_beside = was_beside or TrainRun.objects.active().exists()
-        kind = "cpu" if environment is None else "cuda"
         # What a train beside it has says nothing of what the device has.
-        ran_out = _is_out_of_memory(problem) and not was_beside
-        return _close(measurement, error=str(problem), device=_device_here(kind) if ran_out else {})
+        if not _is_out_of_memory(problem) or was_beside:
+            return _close(measurement, error=str(problem), device={})
+
+        kind = "cpu" if environment is None else "cuda"
+        return _close(measurement, error=str(problem), device=device or _device_here(kind))
 
     # Beside a train a step takes longer than it will.
     was_beside = was_beside or TrainRun.objects.active().exists()
@@ -352,13 +358,14 @@ def _device_here(kind: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _gpus(state: WorkerState, width: int) -> Iterator[dict[str, str] | None]:
+def _gpus(state: WorkerState, width: int) -> Iterator[tuple[dict[str, str] | None, dict[str, Any]]]:
     """Hold so many GPUs of this machine, so that no train takes them meanwhile. Gives the environment by
-    which a program finds them; None where no training worker of this machine has a GPU. Raises NotNow."""
+    which a program finds them, and the first of them; (None, {}) where no training worker of this machine
+    has a GPU. Raises NotNow."""
     here = [machine for machine in state.machines if _is_here(machine)]
     if not here:
         # A driver maps many times what a process uses, so that its memory cannot be limited.
-        yield {} if NVIDIA.exists() else None
+        yield {} if NVIDIA.exists() else None, {}
         return
 
     locks = DeviceLocks()
@@ -369,7 +376,7 @@ def _gpus(state: WorkerState, width: int) -> Iterator[dict[str, str] | None]:
 
         machine, identities = chosen
         with devices_for_train("cuda", identities):
-            yield _environment(machine, identities)
+            yield _environment(machine, identities), dict(machine.devices[identities[0]])
     finally:
         locks.close()
 

@@ -37,7 +37,7 @@ WARNINGS_KEPT = 100
 RESUMED_BY_ITSELF = "resumed_by_itself"
 OWN_FACTS = ("phases", "spent", "seams", RESUMED_BY_ITSELF)
 # What is computed with of what the engine says when it starts and when it ends.
-FACTS_COUNTED = ("evaluate_every", "save_every", "train_rows", "eval_rows")
+FACTS_COUNTED = ("evaluate_every", "save_every", "steps_per_epoch", "train_rows", "eval_rows")
 OUTCOME_COUNTED = ("step", "model_step")
 # What a handler raises for an event that cannot be read.
 UNREADABLE = (
@@ -206,8 +206,9 @@ class _Batch:
         facts = without(event, "v", "seq", "type", *OWN_FACTS)
         step = count_of(event, "resumed_from")
         total_steps = count_of(event, "total_steps")
-        for name in FACTS_COUNTED:
-            count_of(event, name)
+        facts |= {
+            name: count_of(event, name) for name in FACTS_COUNTED if event.get(name) is not None
+        }
         if event.get("device") is not None:
             facts["device"] = device_of(event["device"])
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from django.db import close_old_connections
+from django.db import DataError, IntegrityError
+from django.db import Error as DatabaseProblem
 
-from core.outages import outage_of
+from core.outages import obstacle_note, outage_of
 from datasets_app.services import datasets_reconcile
 from exports.services import exports_reconcile
 from jobs.devices.lost_workers import supervisor_is_alive
@@ -58,16 +59,7 @@ def reconcile() -> None:
         try:
             step()
         except Exception as error:
-            _log_obstacle(getattr(step, "__name__", str(step)), error)
-            # A database that was restarted has ended the connection: the next step needs another.
-            close_old_connections()
-
-
-def _log_obstacle(what: str, error: Exception) -> None:
-    if outage := outage_of(error):
-        logger.warning("%s: %s, will look again: %s", what, outage.title.lower(), error)
-    else:
-        logger.exception("%s failed", what)
+            obstacle_note(logger, getattr(step, "__name__", str(step)), error)
 
 
 def lost_trains_close() -> None:
@@ -76,7 +68,7 @@ def lost_trains_close() -> None:
         try:
             _close_if_lost(run)
         except Exception as error:
-            _log_obstacle(f"train {run.pk}", error)
+            obstacle_note(logger, f"train {run.pk}", error)
 
 
 def _close_if_lost(run: TrainRun) -> None:
@@ -89,8 +81,7 @@ def _close_if_lost(run: TrainRun) -> None:
     except Overtaken:
         return
     except Exception as error:
-        # These are nothing that the train wrote, and may be over at the next look.
-        if isinstance(error, OSError) or outage_of(error):
+        if not _is_of_the_record(error):
             raise
 
         logger.exception("the record of train %s cannot be read", run.pk)
@@ -100,6 +91,15 @@ def _close_if_lost(run: TrainRun) -> None:
 
     if train_end_or_resume(run, outcome):
         logger.warning("train %s had lost its worker: %s", run.pk, outcome.status)
+
+
+def _is_of_the_record(error: Exception) -> bool:
+    """Whether what the train wrote caused it. A disk, a memory or a database that fails may work again
+    at the next look; of the database's errors only those of values come back."""
+    if isinstance(error, OSError | MemoryError) or outage_of(error):
+        return False
+
+    return not isinstance(error, DatabaseProblem) or isinstance(error, DataError | IntegrityError)
 
 
 def machines_look() -> None:
