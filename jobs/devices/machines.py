@@ -17,8 +17,6 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from core.devices import Device
-from core.errors import UserError
-from core.text import counted
 from jobs.devices.launchers import ANYWHERE, LOCAL, RAY, cluster_name, machine_words
 from jobs.models import Machine
 
@@ -210,20 +208,3 @@ def most_devices(kinds: Collection[str] = ("cpu", "cuda"), launcher: str = ANYWH
     where none is known."""
     sizes = machines_known(kinds, launcher).values_list("devices", flat=True)
     return max(sizes, default=0)
-
-
-def devices_check(wanted: int, kinds: Collection[str], launcher: str = ANYWHERE) -> None:
-    """Whether a machine of these kinds has so many devices. Raises UserError. While no machine is
-    known nothing is refused."""
-    most = most_devices(kinds, launcher)
-    if not most or wanted <= most:
-        return
-
-    if launcher == RAY:
-        there = f"the Ray cluster had {most:,} at most"
-    else:
-        at_most = " at most" if machines_known(launcher=launcher).count() > 1 else ""
-        there = f"the machines here have {most:,}{at_most}"
-
-    message = f"{counted(wanted, 'device')} are asked for; {there}."
-    raise UserError({"devices": [message]})

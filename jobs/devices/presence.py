@@ -5,21 +5,30 @@ cluster, what the cluster has (jobs.devices.cluster_watch)."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
 from redis.exceptions import RedisError
 
+from core.errors import UserError
 from core.processes import process_is_alive
 from core.queue import connection
-from jobs.devices.launchers import RAY
-from jobs.devices.machines import Present, machines_present
+from core.text import counted
+from jobs.devices.launchers import ANYWHERE, RAY
+from jobs.devices.machines import (
+    Present,
+    machines_known,
+    machines_note,
+    machines_present,
+    most_devices,
+)
 
 logger = logging.getLogger("deepextension.worker")
 
@@ -190,6 +199,29 @@ def _announced(beginning: str) -> list[dict[str, Any]]:
     # A key may have expired since.
     presences = [json.loads(value) for value in redis.mget(keys) if value]
     return [presence for presence in presences if is_alive(presence)]
+
+
+def devices_check(wanted: int, kinds: Collection[str], launcher: str = ANYWHERE) -> None:
+    """Whether a machine of these kinds has so many devices. Raises UserError. While no machine is
+    known nothing is refused."""
+    most = most_devices(kinds, launcher)
+    if most and wanted > most:
+        # A node may have joined since machines were noted.
+        with contextlib.suppress(RedisError):
+            machines_note(machines_present(workers_present()))
+            most = most_devices(kinds, launcher)
+
+    if not most or wanted <= most:
+        return
+
+    if launcher == RAY:
+        there = f"the Ray cluster had {most:,} at most"
+    else:
+        at_most = " at most" if machines_known(launcher=launcher).count() > 1 else ""
+        there = f"the machines here have {most:,}{at_most}"
+
+    message = f"{counted(wanted, 'device')} are asked for; {there}."
+    raise UserError({"devices": [message]})
 
 
 def worker_state() -> WorkerState:

@@ -16,8 +16,14 @@ from core.processes import process_mark
 from jobs.devices import cluster, cluster_watch, launchers, presence, sharing
 from jobs.devices.cluster_watch import ClusterWatch, lane_forget
 from jobs.devices.launchers import cluster_name
-from jobs.devices.machines import devices_check, machines_note, machines_present, most_devices
-from jobs.devices.presence import lanes_present, seat_of, worker_state, workers_present
+from jobs.devices.machines import machines_note, machines_present, most_devices
+from jobs.devices.presence import (
+    devices_check,
+    lanes_present,
+    seat_of,
+    worker_state,
+    workers_present,
+)
 from jobs.devices.sharing import minutes_held
 from jobs.devices.worker import DeviceWorker
 from jobs.models import DevicePolicy, Machine
@@ -232,6 +238,11 @@ def test_the_most_devices_that_a_cluster_had_are_remembered(ray: Ray, settings):
     devices_check(3, ("cpu",), "ray")
     with pytest.raises(Exception, match="the Ray cluster had 3 at most"):
         devices_check(4, ("cpu",), "ray")
+
+    # A node that has just joined counts, before it is noted.
+    ray.nodes = {name: {"CPU": 2} for name in "abcd"}
+    looked(of)
+    devices_check(4, ("cpu",), "ray")
 
     # Another cluster has never been here.
     settings.RAY_ADDRESS = "http://elsewhere:8265"

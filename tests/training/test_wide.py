@@ -14,8 +14,8 @@ from redis.exceptions import RedisError
 from core.errors import UserError
 from jobs.devices import presence
 from jobs.devices.locks import DeviceLocks
-from jobs.devices.machines import devices_check, machines_note, machines_present, most_devices
-from jobs.devices.presence import Seat, presence_remember, seat_of
+from jobs.devices.machines import machines_note, machines_present, most_devices
+from jobs.devices.presence import Seat, devices_check, presence_remember, seat_of
 from jobs.devices.sharing import shared_sides
 from jobs.models import Machine
 from jobs.queue import queue_insert

@@ -32,8 +32,7 @@ from engine.contract.rundir import (
 )
 from engine.doctor.finding_kinds import TOOL_CALLS
 from jobs.devices.launchers import ANYWHERE
-from jobs.devices.machines import devices_check
-from jobs.devices.presence import WorkerState, worker_state
+from jobs.devices.presence import WorkerState, devices_check, worker_state
 from jobs.queue import queue_insert, starts_after_check
 from methods.models import TrainingMethod
 from methods.services import method_defaults, method_formats, parameters_validate
