@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
+from chains.advancing import chain_stop
 from chains.models import Chain, Stage
 from training.models import TrainRun
+from training.train.needed import Waiting
 from training.train.reward_resources import is_reward_model, scorers_named
+from training.train.services import train_withdraw
 
 WAITS_FOR_IT = "A chain waits until this train has succeeded. Cancel the chain first."
 STANDS_ON_IT = "A running chain needs this train. Cancel the chain first."
 
 
 def chain_needs(run: TrainRun) -> str:
-    """Why a chain needs the train: it is one of its stages, the reward model of a stage that has not
-    ended, or what its first stage is to wait for; "" where none does."""
+    """Why a chain needs the train: it is one of its stages, or the reward model of a stage that has
+    not ended; "" where none does."""
     stages = Stage.objects.filter(chain__status=Chain.Status.RUNNING)
     if stages.filter(run=run).exists():
         return STANDS_ON_IT
-    if first_to_wait().filter(chain__starts_after=run).exists():
-        return WAITS_FOR_IT
     if not is_reward_model(run):
         return ""
 
@@ -36,3 +37,22 @@ def first_to_wait() -> QuerySet[Stage]:
     return stages.exclude(chain__starts_after=None).exclude(
         chain__starts_after__status=TrainRun.Status.FINISHED
     )
+
+
+def _waiting_for(run: TrainRun) -> QuerySet[Chain]:
+    """Those whose first train waits for it, or is to wait once it is made."""
+    is_to_come = Q(began_at=None, chain__starts_after=run)
+    waits = Q(run__status=TrainRun.Status.QUEUED, run__starts_after=run.job_id)
+    first = Stage.objects.filter(is_to_come | waits, position=1)
+    return Chain.objects.running().filter(pk__in=first.values("chain")).order_by("pk")
+
+
+def _stop(chain: Chain, reason: str) -> None:
+    run = chain.stages.select_related("run").get(position=1).run
+    if run is not None:
+        train_withdraw(run)
+
+    chain_stop(chain, reason)
+
+
+WAITING = Waiting(_waiting_for, lambda chains: WAITS_FOR_IT, _stop)

@@ -29,7 +29,8 @@
     current = -1,
     searching = 0,
     detached = false,
-    view = 0; // counts what is looked at: the end, a part; an answer for an earlier view is dropped
+    view = 0, // counts what is looked at: the end, a part; an answer for an earlier view is dropped
+    reading = null; // the view that is being read, by one reader: two would append the same pieces
 
   document.querySelector("[data-zone]").textContent =
     Intl.DateTimeFormat().resolvedOptions().timeZone;
@@ -86,8 +87,17 @@
   }
 
   async function read() {
-    if (detached) return;
+    if (detached || reading === view) return;
     const mine = view;
+    reading = mine;
+    try {
+      await readView(mine);
+    } finally {
+      if (reading === mine) reading = null;
+    }
+  }
+
+  async function readView(mine) {
     if (offset === null) {
       const first = await api(`${box.dataset.url}?offset=0&limit=1`);
       if (mine !== view) return;

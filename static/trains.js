@@ -51,6 +51,7 @@
     row.replaceChildren(cell);
     choose(row.dataset.train, "", false);
     delete row.dataset.train;
+    delete row.dataset.name;
     row.dataset.state = "gone";
   }
 

@@ -8,7 +8,7 @@ twice."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -111,12 +111,12 @@ def _step(sweep: Sweep) -> bool:
         if _losers_prune(sweep, trials):
             return True
         if reason := _failures_text(sweep, trials):
-            return _stop(sweep, trials, reason)
+            return sweep_halt(sweep, trials, reason)
 
         return sweep.status == Status.RUNNING and _go_on(sweep, trials)
     except UserError as refusal:
         # Its method has changed: it no longer has what the sweep changes.
-        return _stop(sweep, trials, f"It cannot continue: {refusal.message}")
+        return sweep_halt(sweep, trials, f"It cannot continue: {refusal.message}")
 
 
 # Results
@@ -324,8 +324,8 @@ def _failures_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
     return f"{MOST_FAILURES} trains in a row have failed. The last one, {which}: {newest.reason}"
 
 
-def _stop(sweep: Sweep, trials: Sequence[Trial], reason: str) -> bool:
-    """It waits for a person now, who can let it go on."""
+def sweep_halt(sweep: Sweep, trials: Iterable[Trial], reason: str) -> bool:
+    """It waits for a person now, who can let it go on. Call it under the sweep's lock."""
     if sweep.transition(Status.STOPPED, reason=reason):
         logger.info("sweep %s has stopped: %s", sweep.pk, reason)
         trials_halt(sweep, [trial for trial in trials if trial.state == State.OPEN])
@@ -342,7 +342,7 @@ def _finish(sweep: Sweep, trials: Sequence[Trial], reason: str) -> bool:
 
     failed = [trial for trial in trials if trial.state == State.FAILED]
     last = f" The last one that failed: {failed[-1].reason}" if failed else ""
-    return _stop(sweep, trials, f"{reason} None has succeeded.{last}")
+    return sweep_halt(sweep, trials, f"{reason} None has succeeded.{last}")
 
 
 def _succeed(sweep: Sweep, reason: str) -> bool:
@@ -444,7 +444,7 @@ def _begin(sweep: Sweep, trials: Sequence[Trial], trial: Trial) -> bool:
             )
 
         reason = f"Train {trial.number} cannot start: {refusal.message}"
-        return _stop(sweep, trials, reason)
+        return sweep_halt(sweep, trials, reason)
 
     return _write(trial, run=run, began_at=timezone.now(), reason="")
 
@@ -457,12 +457,13 @@ def _is_about_values(sweep: Sweep, trial: Trial, refusal: UserError) -> bool:
         return False
 
     fields = sweep_fields(sweep)
+    shared = sweep.shared_parameters
     for name in refusal.fields:
         if name in trial.values or name == OF_DEVICES:
             continue
         if name not in fields or name in NEVER_BY_VALUES:
             return False
-        if name in sweep.parameters and value_obstacle(fields[name], sweep.parameters[name]):
+        if name in shared and value_obstacle(fields[name], shared[name]):
             return False
 
     return True
@@ -525,7 +526,7 @@ def _train_values(sweep: Sweep, trial: Trial) -> dict[str, Any]:
         "base_model": sweep.base_model,
         "dataset": sweep.dataset,
         "evaluation_dataset": sweep.evaluation_dataset,
-        "parameters": sweep.parameters | trial.values,
+        "parameters": sweep.shared_parameters | trial.values,
         "system_prompt": sweep.system_prompt,
         "notes": sweep.notes,
         "labels": sweep.labels,

@@ -41,7 +41,8 @@ MOST_FORECASTS = 8
 
 @dataclass
 class Request:
-    """A sweep as it is asked for. labels, parameters: of every train."""
+    """A sweep as it is asked for. labels, parameters: of every train. is_form: they are those of a
+    form, whose controls hold defaults that nobody chose."""
 
     owner: User
     method: TrainingMethod
@@ -66,6 +67,7 @@ class Request:
     budget_trains: int | None = None
     budget_hours: float | None = None
     seed: int = 0
+    is_form: bool = False
 
 
 @dataclass

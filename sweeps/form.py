@@ -269,6 +269,7 @@ def request_of(draft: Draft, sweep: SweepDraft, space: dict[str, Any]) -> Reques
         percentile=integer_of(sweep.percentile) or 0,
         budget_trains=sweep.budget_trains,
         budget_hours=sweep.budget_hours,
+        is_form=True,
     )
 
 

@@ -128,8 +128,9 @@ class Sweep(TrainOrder):
     has_evaluation_dataset = models.BooleanField(
         default=False, help_text="Whether it was given one, which may have been deleted since."
     )
-    parameters = models.JSONField(
-        default=dict, help_text="Without the axes; defaults are those of the day of the start."
+    parameters = models.JSONField(default=dict, help_text="As they were given, without the axes.")
+    settled = models.JSONField(
+        default=dict, help_text="Defaults of the day of the start, which its trains share."
     )
     method_version = models.PositiveIntegerField(
         null=True, blank=True, help_text="Of its trains; blank: whichever there is."
@@ -202,6 +203,11 @@ class Sweep(TrainOrder):
     def is_active(self) -> bool:
         return self.status in self.ACTIVE
 
+    @property
+    def shared_parameters(self) -> dict[str, Any]:
+        """Of all its trains: what was given, and what was settled of the rest."""
+        return {**self.settled, **self.parameters}
+
 
 class Trial(models.Model):
     """One combination of a sweep, and what became of its train.
@@ -257,5 +263,7 @@ class Trial(models.Model):
 
     @property
     def is_refused(self) -> bool:
-        """Whether no train could have its values, so that there never was one."""
-        return self.state == self.State.FAILED and not self.total_steps and self.run_id is None
+        """Whether no train could have its values, so that there never was one. One that ran and was
+        deleted has left its seconds, though it may have failed before it knew its steps."""
+        was_there = self.run_id is not None or bool(self.seconds)
+        return self.state == self.State.FAILED and not was_there

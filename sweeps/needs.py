@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from django.db.models import QuerySet
+
+from sweeps.advancing import sweep_halt
 from sweeps.models import Sweep
 from training.models import TrainRun
+from training.train.needed import Waiting
 from training.train.reward_resources import is_reward_model, scorers_named
 
 WAITS_FOR_IT = "A sweep waits until this train has succeeded. Stop the sweep first."
@@ -11,14 +15,22 @@ STANDS_ON_IT = "A running sweep takes its rewards from this train. Stop the swee
 
 
 def sweep_needs(run: TrainRun) -> str:
-    """Why a sweep needs the train: its further trains wait for it, or have rewards from it; "" where
-    none does."""
-    waiting = Sweep.objects.active().filter(starts_after=run)
-    if run.status != TrainRun.Status.FINISHED and waiting.exists():
-        return WAITS_FOR_IT
+    """Why a sweep needs the train: its further trains have rewards from it; "" where none does."""
     if not is_reward_model(run):
         return ""
 
     lists = Sweep.objects.active().values_list("parameters", flat=True)
     is_named = any(run.pk in scorers_named(parameters) for parameters in lists)
     return STANDS_ON_IT if is_named else ""
+
+
+def _waiting_for(run: TrainRun) -> QuerySet[Sweep]:
+    """Those whose further trains wait for it."""
+    return Sweep.objects.active().filter(starts_after=run).order_by("pk")
+
+
+def _stop(sweep: Sweep, reason: str) -> None:
+    sweep_halt(sweep, sweep.trials.select_related("run"), reason)
+
+
+WAITING = Waiting(_waiting_for, lambda sweeps: WAITS_FOR_IT, _stop)

@@ -30,7 +30,7 @@ def sweep_space(sweep: Sweep) -> Space:
     if sweep.method is None:
         raise UserError({"method": ["Its method was deleted."]})
 
-    return space_of(sweep_fields(sweep), sweep.space, sweep.parameters)
+    return space_of(sweep_fields(sweep), sweep.space, sweep.shared_parameters)
 
 
 def higher_is_better(metric: str) -> bool:

@@ -56,6 +56,7 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
     assert request.dataset is not None
     assert check.first is not None
     name = clean_label(request.name, limit=LONGEST_NAME)
+    given, settled = parameters_split(request, check, device)
 
     sweep = Sweep(
         owner=request.owner,
@@ -66,7 +67,8 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
         dataset=request.dataset,
         evaluation_dataset=request.evaluation_dataset,
         has_evaluation_dataset=request.evaluation_dataset is not None,
-        parameters=parameters_settled(request, check, device),
+        parameters=given,
+        settled=settled,
         system_prompt=clean_text(request.system_prompt),
         notes=clean_text(request.notes),
         labels=check.first.labels,
@@ -100,23 +102,32 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
     return sweep, True
 
 
-def parameters_settled(request: Request, check: SweepCheck, device: str) -> Values:
-    """What all trains of a sweep share: what was given, and the defaults of today and of this device,
-    which may be others when its last train starts. What follows from other settings is left out."""
+def parameters_split(request: Request, check: SweepCheck, device: str) -> tuple[Values, Values]:
+    """What all trains of a sweep share: (what was given, what is settled beside it). Settled are the
+    defaults of today and of this device, which may be others when its last train starts. They are
+    kept apart since a copy of the sweep has those of its own day. What follows from other settings is
+    left out."""
     assert check.space is not None
     assert check.first is not None
     swept = {axis.name for axis in check.space.axes}
-    given = {name: value for name, value in request.parameters.items() if name not in swept}
-    # Epochs that were given as well would be refused.
-    unsettled = swept | {"epochs"} if "max_steps" in swept else swept
     fields = method_fields(request.method, device=device)
 
-    defaults = {
+    given = {name: value for name, value in request.parameters.items() if name not in swept}
+    if request.is_form:
+        given = {
+            name: value
+            for name, value in given.items()
+            if name not in fields or value != fields[name].default
+        }
+
+    # Epochs that were given as well would be refused.
+    unsettled = swept | given.keys() | ({"epochs"} if "max_steps" in swept else set())
+    settled = {
         name: value
         for name, value in (check.first.parameters or {}).items()
         if name in fields and name not in unsettled and value == fields[name].default
     }
-    return defaults | given
+    return given, settled
 
 
 def sweep_rename(*, sweep: Sweep, by: User, name: str) -> Sweep:

@@ -11,8 +11,11 @@ class TrainingConfig(AppConfig):
 
         from jobs.kinds import Kind, kind_register
         from training.checks import health_thresholds
+        from training.train.followers import FOLLOWERS
+        from training.train.needed import waiting_register
 
         register(health_thresholds)
+        waiting_register(FOLLOWERS)
         jobs = "training.jobs"
         kind_register(
             Kind(

@@ -8,6 +8,7 @@ from bs4 import BeautifulSoup
 
 from chains.models import Chain, Stage
 from core.errors import UserError
+from jobs.models import Job
 from methods.models import TrainingMethod
 from tests.chains.conftest import advance, run_of, stages, train_end
 from training.models import TrainRun
@@ -66,41 +67,65 @@ def test_a_reward_model_of_a_stage_to_come_stays(caller, make_chain, scorer, ali
     assert not TrainRun.objects.filter(pk=scorer.pk).exists()
 
 
-def test_no_longer_once_that_stage_has_ended(make_chain, scorer):
+def test_no_longer_once_that_stage_has_ended(make_chain, scorer, alice):
     chain = make_chain()
     run = run_of(chain)
     Stage.objects.filter(chain=chain, position=1).update(parameters=scored_by(scorer))
-    assert needed_text(scorer)
+    assert needed_text(scorer, alice)
     train_end(run)
-    assert needed_text(scorer) == ""
+    assert needed_text(scorer, alice) == ""
 
 
-def test_a_train_for_which_its_first_stage_is_to_wait_stays(make_chain, scorer):
+def test_a_train_for_which_its_first_stage_is_to_wait_stays(make_chain, scorer, alice):
     chain = make_chain()
     Chain.objects.filter(pk=chain.pk).update(starts_after=scorer)
     Stage.objects.filter(chain=chain, position=1).update(run=None, began_at=None)
-    assert needed_text(scorer) == ""
+    assert needed_text(scorer, alice) == ""
 
     TrainRun.objects.filter(pk=scorer.pk).update(status="failed")
     scorer.refresh_from_db()
-    assert "A chain waits until this train has succeeded" in needed_text(scorer)
+    assert "A chain waits until this train has succeeded" in needed_text(scorer, alice)
     Chain.objects.filter(pk=chain.pk).update(status="stopped")
-    assert needed_text(scorer) == ""
+    assert needed_text(scorer, alice) == ""
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_the_chain_of_a_stranger_that_waits_keeps_no_train_and_is_stopped(
+    make_chain, scorer, alice, bob, has_begun
+):
+    TrainRun.objects.filter(pk=scorer.pk).update(status="running", shared=True)
+    chain = make_chain()
+    run = run_of(chain)
+    chains = Chain.objects.filter(pk=chain.pk)
+    chains.update(owner=bob, starts_after=scorer)
+    if has_begun:
+        Job.objects.filter(pk=run.number).update(owner=bob, starts_after=scorer.number)
+    else:
+        Stage.objects.filter(run=run).update(run=None, began_at=None)
+        Job.objects.filter(pk=run.number).update(status="stopped")
+
+    TrainRun.objects.filter(pk=scorer.pk).update(status="failed")
+    scorer.refresh_from_db()
+    train_delete(run=scorer, by=alice)
+    chain = advance(chain)
+    reason = f"Train #{scorer.pk}, for which it waited, was deleted."
+    assert (chain.status, chain.reason) == ("stopped", reason)
+    assert not TrainRun.objects.exclude(pk=scorer.pk).exclude(status="stopped").exists()
 
 
 @pytest.mark.parametrize("rewards", [None, "judge", [7], [{"function": "reward_model"}]])
-def test_odd_parameters_name_none(make_chain, scorer, rewards):
+def test_odd_parameters_name_none(make_chain, scorer, alice, rewards):
     Stage.objects.filter(chain=make_chain()).update(parameters={"rewards": rewards})
-    assert needed_text(scorer) == ""
+    assert needed_text(scorer, alice) == ""
 
 
 @pytest.mark.parametrize("status", ["queued", "running"])
-def test_a_train_that_has_not_ended_needs_it_too(make_chain, scorer, status):
+def test_a_train_that_has_not_ended_needs_it_too(make_chain, scorer, alice, status):
     run = run_of(make_chain())
     TrainRun.objects.filter(pk=run.pk).update(status=status, parameters=scored_by(scorer))
-    assert "waiting or running with rewards from this one" in needed_text(scorer)
+    assert "waiting or running with rewards from this one" in needed_text(scorer, alice)
     TrainRun.objects.filter(pk=run.pk).update(status="failed")
-    assert needed_text(scorer) == ""
+    assert needed_text(scorer, alice) == ""
 
 
 def test_a_train_of_a_chain_that_runs_says_so_before(caller, make_chain):

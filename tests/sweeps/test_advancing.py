@@ -16,6 +16,7 @@ import sweeps.advancing
 import sweeps.services
 from core.errors import UserError
 from core.ownership import owner_set
+from datasets_app.models import Dataset
 from datasets_app.services import dataset_delete
 from jobs.models import IllegalTransition, Machine
 from methods.changes import method_save
@@ -438,6 +439,20 @@ def test_refused_combinations_do_not_use_up_the_budget(make_sweep, monkeypatch):
     assert sweep.reason == "Every combination was tried."
 
 
+def test_a_train_that_failed_while_loading_counts_though_it_is_deleted(make_sweep, alice):
+    """It ran, though it never came to know how many steps it has."""
+    sweep = make_sweep(budget_trains=2)
+    advance(sweep)
+    run = waiting(sweep)[0].run
+    run_begin(run)
+    run_end(run, "failed", total_steps=0, error="The weights are damaged.")
+    advance(sweep)
+    train_delete(run=TrainRun.objects.get(pk=run.pk), by=alice)
+    all_trained(sweep, score)
+    assert [trial.state for trial in trials(sweep)] == [State.FAILED, State.COMPLETE]
+    assert sweep.reason == "Its budget of 2 trains is used up."
+
+
 @pytest.mark.parametrize(
     ("changes", "reason", "made"),
     [
@@ -782,6 +797,28 @@ def test_a_train_for_which_a_sweep_waits_is_not_deleted(make_sweep, alice):
 
     sweep_stop(sweep=sweep, by=alice)
     train_delete(run=before, by=alice)
+
+
+def test_a_strangers_sweep_that_waits_keeps_no_train_and_is_stopped(make_sweep, alice, bob, toys):
+    first = make_sweep()
+    advance(first)
+    before = waiting(first)[0].run
+    Dataset.objects.filter(pk=toys.pk).update(shared=True)
+    sweep = make_sweep(owner=bob, starts_after=before)
+    advance(sweep)
+    begun = [trial.run.pk for trial in waiting(sweep)]
+    assert begun
+    sweep_stop(sweep=first, by=alice)
+    train_delete(run=TrainRun.objects.get(pk=before.pk), by=alice)
+
+    sweep = advance(sweep)
+    reason = f"Train #{before.pk}, for which it waited, was deleted."
+    assert (sweep.status, sweep.reason) == (Status.STOPPED, reason)
+    assert {run.status for run in TrainRun.objects.filter(pk__in=begun)} == {"stopped"}
+
+    # It is Bob's to say that it starts without.
+    sweep_continue(sweep=sweep, by=bob)
+    assert [trial.run.pk for trial in waiting(sweep)] == begun
 
 
 @pytest.mark.parametrize("what", ["deleted", "custom"])

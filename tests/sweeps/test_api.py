@@ -61,6 +61,13 @@ def test_a_sweep_is_started_and_followed(caller, body):
     assert caller.delete(f"{PATH}{sweep.pk}/").status_code == 204
 
 
+def test_its_parameters_are_those_that_were_given(caller, body):
+    """So that they can be posted again, beside defaults that are others by then."""
+    body["parameters"] = {"lora_rank": 8, "weight_decay": 0.01}
+    sweep = post(caller, PATH, body).json()
+    assert sweep["parameters"] == body["parameters"]
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [

@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 
 import training.form.preview
 import training.train.services
+from methods.changes import method_save
 from methods.models import TrainingMethod
 from methods.schema import method_fields
 from sweeps.models import Sweep, Trial
@@ -176,6 +177,23 @@ def test_every_kind_of_control_can_have_several(caller):
     caller.post("/sweeps/new/lora/", again)
     copy = Sweep.objects.first()
     assert (copy.space, copy.search, copy.budget_trains) == (sweep.space, "random", 5)
+
+
+def test_a_copy_has_the_defaults_of_its_own_day(caller):
+    """But the values that were chosen."""
+    caller.post("/sweeps/new/lora/", sent_with(lora_rank="12"))
+    sweep = Sweep.objects.get()
+    advance(sweep)
+    before = waiting(sweep)[0].run.parameters
+    method_save(sweep.method, overrides={"weight_decay": {"default": 0.05}})
+
+    form = page(caller, f"/sweeps/new/lora/?sweep={sweep.pk}")
+    caller.post("/sweeps/new/lora/", posted(form))
+    copy = Sweep.objects.first()
+    advance(copy)
+    after = waiting(copy)[0].run.parameters
+    assert (before["lora_rank"], after["lora_rank"]) == (12, 12)
+    assert (before["weight_decay"], after["weight_decay"]) == (0.01, 0.05)
 
 
 def posted(form: BeautifulSoup) -> dict[str, list[str]]:

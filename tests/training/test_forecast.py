@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from core.errors import UserError
 from datasets_app.models import Dataset, TokenLengths
 from engine.forecast.batches import Batch
+from engine.forecast.shape import shape_read
 from jobs.devices.locks import DeviceLocks
 from jobs.kinds import NotNow
 from jobs.models import Job, Machine
@@ -27,7 +30,7 @@ from models_app.models import BaseModel
 from tests.training.claims import machine_of
 from tests.training.conftest import file_make
 from training.forecast import devices as forecast_devices
-from training.forecast.corrections import Configuration, Past
+from training.forecast.corrections import Configuration, Past, pasts_of
 from training.forecast.devices import devices_present
 from training.forecast.fixes import _allowed
 from training.forecast.inputs import deciding_of, lengths_ready
@@ -668,6 +671,33 @@ def test_long_rows_to_evaluate_count(choices, have):
 
     TokenLengths.objects.filter(pk=counts.pk).update(ready=False)
     assert found().total < long.total
+
+
+def test_earlier_trains_with_rows_to_evaluate_cost_no_query_each(choices, have, make_train):
+    (device,) = have(200)
+    model = choices["base_model"]
+
+    def ran() -> None:
+        run = finished(make_train, choices, 40.0, device)
+        number = TrainRun.objects.count()
+        held_out = Dataset.objects.create(
+            owner=choices["owner"], name="Held out", slug=f"held-{number}", size_bytes=1
+        )
+        lengths = {"rows": {"500": 40}, "prompts": {"100": 40}, "ready": True}
+        TokenLengths.objects.create(dataset=held_out, tokenizer=TOKENIZER, **lengths)
+        TrainRun.objects.filter(pk=run.pk).update(evaluation_dataset=held_out)
+
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            found = pasts_of("sft", model, shape_read(model.path), device)
+        assert len(found) == TrainRun.objects.count()
+        return len(captured)
+
+    ran()
+    of_one = queries()
+    ran()
+    ran()
+    assert queries() == of_one
 
 
 def test_packed_steps_take_as_long_as_the_one_that_was_tried(choices, have):

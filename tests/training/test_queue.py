@@ -1,17 +1,23 @@
 """The queue of waiting trains: turns, priorities, moves, pauses, and who takes what."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
+from django.contrib.auth.models import Permission, User
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.utils import timezone
 
+import training.train.services
 from core.errors import UserError
+from jobs.models import Notice
+from jobs.notices import notice_text
 from jobs.queue import job_position as queue_position
 from jobs.queue import queue_insert, starts_after_check
 from tests.training.claims import claim
 from training.models import TrainRun
-from training.train.bulk import bulk_apply
+from training.train.bulk import bulk_apply, bulk_plan
 from training.train.estimate import Estimate, Estimator, starts
 from training.train.services import train_delete, train_stop
 from training.work import claiming
@@ -215,6 +221,70 @@ def test_it_is_deleted_once_nothing_waits_for_it(stand, alice):
     train_stop(run=second, by=alice)
     train_delete(run=before, by=alice)
     assert claim("cpu").name == "first"
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped"])
+def test_what_a_stranger_has_waiting_keeps_nothing_and_is_stopped(
+    client, settings, stand, alice, bob, status
+):
+    """Alice may not even see it; and it does not start as if her train had succeeded."""
+    settings.WEBHOOK_URL = "http://127.0.0.1:9/"
+    before = stand("before", shared=True, status=status)
+    after = stand("after", owner=bob, starts_after=before)
+    client.force_login(alice)
+    assert f"#{after.pk}" not in client.get(f"/trains/{before.pk}/").content.decode()
+    [planned] = bulk_plan(ids=[before.pk], by=alice, action="delete")
+    assert planned.ok
+    assert client.delete(f"/api/v1/trains/{before.pk}/").status_code == 204
+
+    after.refresh_from_db()
+    assert after.status == "stopped"
+    assert claim("cpu") is None
+    said = f"Train #{before.pk}, for which it waited, was deleted."
+    client.force_login(bob)
+    assert said in client.get(f"/trains/{after.pk}/").content.decode()
+    [notice] = Notice.objects.filter(job=after.number)
+    assert any(said in paragraph for paragraph in notice_text(notice).paragraphs)
+
+
+def test_operators_and_whoever_deletes_for_its_owner_are_told_what_waits(
+    stand, alice, bob, stan, otto
+):
+    """They can see it, and operators can stop it."""
+    before = stand("before", status="failed")
+    after = stand("after", owner=bob, starts_after=before)
+    with pytest.raises(UserError, match=f"Train #{after.pk} waits"):
+        train_delete(run=before, by=otto)
+
+    own = stand("own", starts_after=before)
+    stan.user_permissions.add(Permission.objects.get(codename="delete_trainrun"))
+    with pytest.raises(UserError, match=f"Train #{own.pk} waits"):
+        train_delete(run=before, by=User.objects.get(pk=stan.pk))
+
+    after.refresh_from_db()
+    assert after.status == "queued"
+
+
+def test_a_deletion_that_would_be_refused_is_not_announced(stand, alice):
+    before = stand("before", status="failed")
+    after = stand("after", starts_after=before)
+    [planned] = bulk_plan(ids=[before.pk], by=alice, action="delete")
+    assert not planned.ok
+    assert f"Train #{after.pk} waits until this one has succeeded." in planned.message
+
+
+def test_what_begins_to_wait_while_it_is_being_deleted_keeps_it(stand, alice, monkeypatch):
+    before = stand("before", status="failed")
+
+    def atomic():
+        stand("after", starts_after=before)
+        return transaction.atomic()
+
+    monkeypatch.setattr(training.train.services, "transaction", SimpleNamespace(atomic=atomic))
+    with pytest.raises(UserError, match="waits until this one has succeeded"):
+        train_delete(run=before, by=alice)
+
+    assert claim("cpu") is None
 
 
 def test_what_has_succeeded_is_deleted_though_another_waits(stand, alice):

@@ -24,8 +24,7 @@ from training.forecast.inputs import (
     batch_of,
     deciding_of,
     evaluated_batch,
-    evaluation_lengths,
-    lengths_prompted,
+    lengths_known,
     reward_model_bytes,
 )
 from training.models import StepMeasurement, TrainRun
@@ -231,7 +230,7 @@ def ran_out(
         facts__device__name=device.get("name", ""),
     ).select_related("base_model", "dataset")
     for run in runs.prefetch_related("dataset__token_lengths")[:PAST_TRAINS]:
-        batch = _batch_of_train(run, recipe, shape, run.total_steps)
+        batch = _batch_of_train(run, recipe, shape, run.total_steps, _lengths_of_train(run))
         if batch is not None:
             configuration = Configuration.of(run.parameters, batch, run.facts["device"])
             found.append(Failure(configuration, _ended(run)))
@@ -254,7 +253,7 @@ def _earlier_trains(recipe: str, base_model: BaseModel, device: Mapping[str, Any
     own = runs.filter(base_model=base_model)[:PAST_TRAINS]
     others = runs.exclude(base_model=base_model)[:PAST_TRAINS]
     trains = [*own, *others]
-    prefetch_related_objects(trains, "dataset__token_lengths")
+    prefetch_related_objects(trains, "dataset__token_lengths", "evaluation_dataset__token_lengths")
 
     found = []
     for run in trains:
@@ -281,7 +280,8 @@ def _factor_of_train(run: TrainRun, recipe: str) -> tuple[float, Batch] | None:
     except ShapeUnknown:
         return None
 
-    batch = _batch_of_train(run, recipe, shape, run.step)
+    lengths = _lengths_of_train(run)
+    batch = _batch_of_train(run, recipe, shape, run.step, lengths)
     if batch is None:
         return None
 
@@ -290,7 +290,7 @@ def _factor_of_train(run: TrainRun, recipe: str) -> tuple[float, Batch] | None:
         run.parameters,
         batch,
         Target.of(run.facts["device"]),
-        _evaluated_by_train(run, recipe, shape),
+        _evaluated_by_train(run, recipe, shape, lengths),
     )
     if work.uncomputed:
         return None
@@ -300,9 +300,10 @@ def _factor_of_train(run: TrainRun, recipe: str) -> tuple[float, Batch] | None:
     return factor_of(memory, round(measured)), batch
 
 
-def _batch_of_train(run: TrainRun, recipe: str, shape: ModelShape, steps: int) -> Batch | None:
+def _batch_of_train(
+    run: TrainRun, recipe: str, shape: ModelShape, steps: int, lengths: TokenLengths | None
+) -> Batch | None:
     """The largest of so many steps; None where it is not known, as without counts."""
-    lengths = _lengths_of_train(run)
     if lengths is None:
         return None
 
@@ -314,22 +315,16 @@ def _batch_of_train(run: TrainRun, recipe: str, shape: ModelShape, steps: int) -
 
 
 def _lengths_of_train(run: TrainRun) -> TokenLengths | None:
-    tokenizer = run.base_model.tokenizer_sha256
-    counted_lengths = (
-        lengths
-        for lengths in run.dataset.token_lengths.all()
-        if lengths.ready and lengths.tokenizer == tokenizer
-    )
-    lengths = next(counted_lengths, None)
-    return lengths_prompted(lengths, run.dataset, run.system_prompt) if lengths else None
+    return lengths_known(run.base_model, run.dataset, run.system_prompt)
 
 
-def _evaluated_by_train(run: TrainRun, recipe: str, shape: ModelShape) -> Batch | None:
-    lengths = _lengths_of_train(run)
+def _evaluated_by_train(
+    run: TrainRun, recipe: str, shape: ModelShape, lengths: TokenLengths | None
+) -> Batch | None:
     if lengths is None:
         return None
 
-    own = evaluation_lengths(run.base_model, run.evaluation_dataset, run.system_prompt)
+    own = lengths_known(run.base_model, run.evaluation_dataset, run.system_prompt)
     target = Target.of(run.facts["device"])
     return evaluated_batch(shape, recipe, run.parameters, target, lengths, own)
 

@@ -95,16 +95,20 @@ def lengths_ready(
     return lengths_prompted(lengths, dataset, system_prompt)
 
 
-def evaluation_lengths(
-    base_model: BaseModel, evaluation_dataset: Dataset | None, system_prompt: str = ""
+def lengths_known(
+    base_model: BaseModel, dataset: Dataset | None, system_prompt: str = ""
 ) -> TokenLengths | None:
-    """How long the rows of an evaluation dataset are, where they were counted."""
-    if evaluation_dataset is None:
+    """How long the rows are, where they were counted. Chosen here and not by the database: of many
+    trains they are prefetched."""
+    if dataset is None:
         return None
 
     tokenizer = base_model.tokenizer_sha256
-    lengths = evaluation_dataset.token_lengths.filter(tokenizer=tokenizer, ready=True).first()
-    return lengths_prompted(lengths, evaluation_dataset, system_prompt) if lengths else None
+    for lengths in dataset.token_lengths.all():
+        if lengths.ready and lengths.tokenizer == tokenizer:
+            return lengths_prompted(lengths, dataset, system_prompt)
+
+    return None
 
 
 def evaluated_batch(

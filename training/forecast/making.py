@@ -20,7 +20,7 @@ from models_app.models import BaseModel
 from training.forecast.devices import devices_present, is_one_away, presences
 from training.forecast.fixes import fixes_of
 from training.forecast.forecaster import Forecaster
-from training.forecast.inputs import Parameters, evaluation_lengths, lengths_ready
+from training.forecast.inputs import Parameters, lengths_known, lengths_ready
 from training.forecast.verdicts import DOES_NOT_FIT, FITS, ORDER, DeviceForecast, Forecast
 from training.work.queue import device_kinds
 
@@ -65,7 +65,7 @@ def forecast_make(
             base_model=base_model,
             lengths=lengths,
             steps=steps,
-            evaluation_lengths=evaluation_lengths(base_model, evaluation_dataset, system_prompt),
+            evaluation_lengths=lengths_known(base_model, evaluation_dataset, system_prompt),
             reward_bytes=reward_bytes,
         )
         # Of the first device, until it is known which is the best.

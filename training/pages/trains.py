@@ -176,7 +176,7 @@ def header_context(request: HttpRequest, run: TrainRun) -> dict[str, Any]:
         "seconds": run_seconds(run),
         "done_near": done_near(run) if run.status in TrainRun.ACTIVE else None,
         "has_model": has_model(run),
-        "needed": needed_text(run) if run.ended else "",
+        "needed": needed_text(run, request.user) if run.ended else "",
         "kept_count": run.checkpoints.filter(kept=True).count(),
         "own_labels": [name for name, _ in label_suggestions(request.user)],
     }

@@ -13,6 +13,7 @@ from core.errors import UserError
 from core.ownership import may_change
 from training.models import TrainRun
 from training.train.labels import labels_change, labels_clean
+from training.train.needed import needed_text
 from training.train.services import train_delete, train_stop
 
 Status = TrainRun.Status
@@ -87,7 +88,7 @@ def _plan(pk: int, run: TrainRun | None, change: _Change) -> BulkItem:
     if change.action == "stop":
         ok, message = _stop_effect(run)
     elif change.action == "delete":
-        ok, message = _delete_effect(run)
+        ok, message = _delete_effect(run, change.by)
     else:
         ok, message = _label_effect(run, change)
 
@@ -140,9 +141,11 @@ def _stop_effect(run: TrainRun) -> tuple[bool, str]:
     return True, "Finishes its step, saves a checkpoint and its model, and stops."
 
 
-def _delete_effect(run: TrainRun) -> tuple[bool, str]:
+def _delete_effect(run: TrainRun, by: User) -> tuple[bool, str]:
     if not run.ended:
         return False, f"It is {run.get_status_display().lower()}. Stop it first."
+    if reason := needed_text(run, by):
+        return False, reason
 
     return True, "Settings, curves, log, answers, checkpoints and model are removed for good."
 

@@ -1,9 +1,19 @@
-"""Why a train that has ended is still needed, so that it cannot be deleted."""
+"""Why a train that has ended is still needed, so that it cannot be deleted; and what waits for it in
+vain.
+
+What waits until a train has succeeded keeps it for whoever can end that wait: what belongs to the
+train's owner, and what the person who deletes may change. Of others they may not even know. These
+are stopped with the deletion: left alone they would start as if the train had succeeded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
+from django.db.models import QuerySet
+
+from core.ownership import Reader, may_change
 from core.text import counted
 from models_app.models import BaseModel
 from training.models import TrainRun
@@ -21,10 +31,56 @@ def needed_also(needs: Needs) -> None:
     _also.append(needs)
 
 
-def needed_text(run: TrainRun) -> str:
-    """Why `run` stays, for people; "" where nothing needs it."""
-    texts = (needs(run) for needs in (_model_being_made, _trains_to_score, _followers, *_also))
-    return next(filter(None, texts), "")
+@dataclass(frozen=True)
+class Waiting:
+    """A kind of rows that may wait until a train has succeeded.
+
+    of: those that wait for a train. text: why they keep it, for people. stop: ends the wait of one,
+    which is locked, and tells its owner the reason. tables: those to lock."""
+
+    of: Callable[[TrainRun], QuerySet[Any]]
+    text: Callable[[list[Any]], str]
+    stop: Callable[[Any, str], None]
+    tables: tuple[str, ...] = ("self",)
+
+
+_waiting: list[Waiting] = []
+
+
+def waiting_register(waiting: Waiting) -> None:
+    """For an app to call once, when it is ready."""
+    # Before those of apps below: what orders trains stops its own.
+    _waiting.insert(0, waiting)
+
+
+def needed_text(run: TrainRun, by: Reader) -> str:
+    """Why `run` stays where `by` deletes it, for people; "" where nothing needs it."""
+    texts = (needs(run) for needs in (_model_being_made, _trains_to_score, *_also))
+    return next(filter(None, texts), "") or next(_waiting_texts(run, by), "")
+
+
+def _waiting_texts(run: TrainRun, by: Reader) -> Iterator[str]:
+    for waiting in _waiting_for(run):
+        if rows := [row for row in waiting.of(run) if _keeps(row, run, by)]:
+            yield waiting.text(rows)
+
+
+def waiting_stop(run: TrainRun, by: Reader) -> None:
+    """Stop what waits for `run`, which `by` deletes, and does not keep it. Call it inside the
+    transaction that deletes it, before that."""
+    reason = f"Train #{run.pk}, for which it waited, was deleted."
+    for waiting in _waiting_for(run):
+        for row in waiting.of(run).select_for_update(of=waiting.tables):
+            if not _keeps(row, run, by):
+                waiting.stop(row, reason)
+
+
+def _waiting_for(run: TrainRun) -> list[Waiting]:
+    return [] if run.status == TrainRun.Status.FINISHED else _waiting
+
+
+def _keeps(row: Any, run: TrainRun, by: Reader) -> bool:
+    return row.owner_id == run.owner_id or may_change(row, by)
 
 
 def _model_being_made(run: TrainRun) -> str:
@@ -33,22 +89,6 @@ def _model_being_made(run: TrainRun) -> str:
         return "A model is being made from this train. Delete it once that is ready."
 
     return ""
-
-
-def _followers(run: TrainRun) -> str:
-    """Trains that wait until this one has succeeded: without it they would start. By their numbers,
-    as they may be somebody else's."""
-    if run.status == TrainRun.Status.FINISHED:
-        return ""
-
-    waiting = TrainRun.objects.filter(starts_after=run.job_id, status=TrainRun.Status.QUEUED)
-    numbers = [f"#{pk}" for pk in waiting.order_by("pk").values_list("pk", flat=True)]
-    if not numbers:
-        return ""
-
-    named = ", ".join(numbers)
-    who = f"Train {named} waits" if len(numbers) == 1 else f"Trains {named} wait"
-    return f"{who} until this one has succeeded. Choose “Do not wait for it” there, or stop what waits."
 
 
 def _trains_to_score(run: TrainRun) -> str:

@@ -221,7 +221,7 @@ def _passing_over_checkpoint(run: TrainRun, outcome: Outcome) -> dict[str, Any]:
     )
     return {
         "resumes": run.resumes + 1,
-        "warnings": _warnings_with(run, "checkpoint_passed_over", message),
+        "warnings": warnings_with(run, "checkpoint_passed_over", message),
     }
 
 
@@ -238,13 +238,14 @@ def _shrinking(run: TrainRun) -> dict[str, Any] | None:
         )
         return {
             "parameters": run.parameters | remedy.changes,
-            "warnings": _warnings_with(run, "shrunk", message),
+            "warnings": warnings_with(run, "shrunk", message),
         }
 
     return None
 
 
-def _warnings_with(run: TrainRun, code: str, message: str) -> list[dict[str, Any]]:
+def warnings_with(run: TrainRun, code: str, message: str) -> list[dict[str, Any]]:
+    """Its warnings and a new one."""
     warning = {
         "code": code,
         "message": message,

@@ -45,7 +45,7 @@ from training.train.branching import Origin, branch_check, branch_prepare, branc
 from training.train.carrying_on import adapter_take, carried_parameters, loaded_model
 from training.train.labels import labels_begin, labels_clean, labels_set
 from training.train.launching import device_kind_for, launcher_check
-from training.train.needed import needed_text
+from training.train.needed import needed_text, waiting_stop
 from training.train.plan import Plan, disk_bytes, plan_check, train_plan
 from training.train.reward_resources import resources_of
 from training.train.spec_paths import spec_write
@@ -509,16 +509,24 @@ def train_stop(*, run: TrainRun, by: User, discard: bool = False) -> TrainRun:
             return run
 
         if run.status == Status.QUEUED:
-            if run.transition(
-                Status.STOPPED, finished_at=timezone.now(), gathers_on="", gathers_until=None
-            ):
-                # Devices may have been kept for it.
-                workers_notify()
+            if train_withdraw(run):
                 return run
         elif run.transition(Status.STOPPING, discards=discard):
             return run
 
     return run
+
+
+def train_withdraw(run: TrainRun, **values: Any) -> bool:
+    """Stop a train that waits, and write `values` with it. Asks nobody. Returns whether this caller
+    did."""
+    values |= {"finished_at": timezone.now(), "gathers_on": "", "gathers_until": None}
+    if not run.transition(Status.STOPPED, **values):
+        return False
+
+    # Devices may have been kept for it.
+    workers_notify()
+    return True
 
 
 def train_save(*, run: TrainRun, by: User) -> TrainRun:
@@ -577,27 +585,26 @@ def train_update(
 
 def train_delete(*, run: TrainRun, by: User) -> None:
     """Remove an ended train with its files. Raises UserError while it waits or runs, or is needed
-    (in_use)."""
+    (in_use). What others have waiting for it is stopped."""
     deletion_check(run, by)
-    _ended_check(run)
-
-    if reason := needed_text(run):
-        raise UserError(reason, code="in_use")
-
     directory = run.directory
     try:
         with transaction.atomic():
             rows = TrainRun.objects.filter(pk=run.pk)
-            # Nobody resumes it between the look at its status and its end.
+            # Nobody resumes it, and nothing begins to wait for it, between these looks and its end.
             locked = rows.select_for_update(of=("self", "job")).first()
             if locked is None:
                 return
 
             _ended_check(locked)
+            if reason := needed_text(locked, by):
+                raise UserError(reason, code="in_use")
+
+            waiting_stop(locked, by)
             locked.delete()
     except ProtectedError as error:
         # Taken into use a moment ago.
-        raise UserError(needed_text(run) or "This train is in use.", code="in_use") from error
+        raise UserError(needed_text(run, by) or "This train is in use.", code="in_use") from error
 
     shutil.rmtree(directory, ignore_errors=True)
 
