@@ -187,6 +187,24 @@ def test_the_dark_theme_changes_colours_alone():
             ] == [], selector
 
 
+def test_the_first_column_has_its_width_before_the_second_one_has_come(at_home, home):
+    """A long page is painted while it loads, and what was read there must not move."""
+    first_width = "() => document.querySelector('.grid-main > :first-child').offsetWidth"
+    with at_home(viewport={"width": 1440, "height": 900}) as context:
+        page = context.new_page()
+        for path in ("/trains/new/lora/", "/trains/{finished}/", "/models/new/"):
+            page.goto(path.format(**home), wait_until="load")
+            expected = {}
+            for width in WIDTHS:
+                page.set_viewport_size({"width": width, "height": 900})
+                expected[width] = page.evaluate(first_width)
+
+            page.evaluate("document.querySelector('.grid-main > :nth-child(2)').remove()")
+            for width in WIDTHS:
+                page.set_viewport_size({"width": width, "height": 900})
+                assert page.evaluate(first_width) == expected[width], (path, width)
+
+
 def pages() -> list[str]:
     """All of them, or those whose address holds $WALK: for work on one page."""
     return [page for page in PAGES if os.environ.get("WALK", "") in page]
