@@ -130,7 +130,7 @@ class Sweep(TrainOrder):
     )
     parameters = models.JSONField(default=dict, help_text="As they were given, without the axes.")
     settled = models.JSONField(
-        default=dict, help_text="Defaults of the day of the start, which its trains share."
+        default=dict, help_text="Defaults when the sweep started, shared by all its trains."
     )
     method_version = models.PositiveIntegerField(
         null=True, blank=True, help_text="Of its trains; blank: whichever there is."

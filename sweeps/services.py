@@ -104,8 +104,8 @@ def sweep_start(request: Request, *, idempotency_key: str = "") -> tuple[Sweep, 
 
 def parameters_split(request: Request, check: SweepCheck, device: str) -> tuple[Values, Values]:
     """What all trains of a sweep share: (what was given, what is settled beside it). Settled are the
-    defaults of today and of this device, which may be others when its last train starts. They are
-    kept apart since a copy of the sweep has those of its own day. What follows from other settings is
+    current defaults on this device, which may be others when its last train starts. They are kept
+    apart because a copy of the sweep uses the defaults at its own start. What follows from other settings is
     left out."""
     assert check.space is not None
     assert check.first is not None

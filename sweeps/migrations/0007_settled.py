@@ -13,7 +13,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='sweep',
             name='settled',
-            field=models.JSONField(default=dict, help_text='Defaults of the day of the start, which its trains share.'),
+            field=models.JSONField(default=dict, help_text='Defaults when the sweep started, shared by all its trains.'),
         ),
         migrations.AlterField(
             model_name='sweep',

@@ -108,7 +108,7 @@ def test_the_chain_of_a_stranger_that_waits_keeps_no_train_and_is_stopped(
     scorer.refresh_from_db()
     train_delete(run=scorer, by=alice)
     chain = advance(chain)
-    reason = f"Train #{scorer.pk}, for which it waited, was deleted."
+    reason = f"It was waiting for train #{scorer.pk}, which was deleted."
     assert (chain.status, chain.reason) == ("stopped", reason)
     assert not TrainRun.objects.exclude(pk=scorer.pk).exclude(status="stopped").exists()
 

@@ -812,7 +812,7 @@ def test_a_strangers_sweep_that_waits_keeps_no_train_and_is_stopped(make_sweep, 
     train_delete(run=TrainRun.objects.get(pk=before.pk), by=alice)
 
     sweep = advance(sweep)
-    reason = f"Train #{before.pk}, for which it waited, was deleted."
+    reason = f"It was waiting for train #{before.pk}, which was deleted."
     assert (sweep.status, sweep.reason) == (Status.STOPPED, reason)
     assert {run.status for run in TrainRun.objects.filter(pk__in=begun)} == {"stopped"}
 
@@ -995,6 +995,18 @@ def test_starting_anyway_is_for_operators(make_sweep, alice, otto, monkeypatch):
 # The search
 
 
+def plan_of(fields: Any, space: dict[str, Any], *, search: str, pruner: str, trains: int) -> Plan:
+    return Plan(
+        space=space_of(fields, space, {}),
+        search=search,
+        pruner=pruner,
+        percentile=25,
+        maximize=False,
+        trains=trains,
+        seed=1,
+    )
+
+
 @pytest.mark.parametrize("high", [0.2, 1e-9])
 def test_a_search_that_learns_finds_others_than_what_it_likes_best(lora_fields, high):
     """Of "none" there is one combination, whatever the dropout: the other values go on. And so do
@@ -1003,15 +1015,7 @@ def test_a_search_that_learns_finds_others_than_what_it_likes_best(lora_fields, 
     if high > 0.1:
         space |= {"adapter": {"values": ["lora", "none"]}}
 
-    plan = Plan(
-        space=space_of(lora_fields, space, {}),
-        search="tpe",
-        pruner="none",
-        percentile=25,
-        maximize=False,
-        trains=24,
-        seed=1,
-    )
+    plan = plan_of(lora_fields, space, search="tpe", pruner="none", trains=24)
     past: list[Past] = []
     for _ in range(24):
         values = values_ask(plan, past)
@@ -1026,15 +1030,7 @@ def test_a_search_that_learns_finds_others_than_what_it_likes_best(lora_fields, 
 @pytest.mark.parametrize("position", [12, 25])
 def test_successive_halving_prunes_nothing_too_early(lora_fields, complete, position):
     """Neither in the first quarter of a train, nor before two others have succeeded."""
-    plan = Plan(
-        space=space_of(lora_fields, RATES, {}),
-        search="grid",
-        pruner="halving",
-        percentile=25,
-        maximize=False,
-        trains=8,
-        seed=1,
-    )
+    plan = plan_of(lora_fields, RATES, search="grid", pruner="halving", trains=8)
     past: list[Past] = []
     for number in range(3):
         value = 1.0 + number

@@ -240,7 +240,7 @@ def test_what_a_stranger_has_waiting_keeps_nothing_and_is_stopped(
     after.refresh_from_db()
     assert after.status == "stopped"
     assert claim("cpu") is None
-    said = f"Train #{before.pk}, for which it waited, was deleted."
+    said = f"It was waiting for train #{before.pk}, which was deleted."
     client.force_login(bob)
     assert said in client.get(f"/trains/{after.pk}/").content.decode()
     [notice] = Notice.objects.filter(job=after.number)

@@ -1,9 +1,10 @@
-"""Why a train that has ended is still needed, so that it cannot be deleted; and what waits for it in
-vain.
+"""Why a train that has ended is still needed, so that it cannot be deleted; and how what waits for
+it is stopped where it is deleted.
 
 What waits until a train has succeeded keeps it for whoever can end that wait: what belongs to the
-train's owner, and what the person who deletes may change. Of others they may not even know. These
-are stopped with the deletion: left alone they would start as if the train had succeeded."""
+train's owner, and what the person who deletes may change. They may not even be able to see what
+belongs to others, so that is stopped with the deletion: left alone it would start as if the train
+had succeeded."""
 
 from __future__ import annotations
 
@@ -68,7 +69,7 @@ def _waiting_texts(run: TrainRun, by: Reader) -> Iterator[str]:
 def waiting_stop(run: TrainRun, by: Reader) -> None:
     """Stop what waits for `run`, which `by` deletes, and does not keep it. Call it inside the
     transaction that deletes it, before that."""
-    reason = f"Train #{run.pk}, for which it waited, was deleted."
+    reason = f"It was waiting for train #{run.pk}, which was deleted."
     for waiting in _waiting_for(run):
         for row in waiting.of(run).select_for_update(of=waiting.tables):
             if not _keeps(row, run, by):
